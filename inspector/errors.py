@@ -1,0 +1,59 @@
+"""Our errors. Each says what was expected, what was found and what to do, in one line."""
+
+from __future__ import annotations
+
+
+class InspectorError(Exception):
+    """A fault of ours. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, expected: str = "", found: str = "", do: str = "") -> None:
+        self.what, self.expected, self.found, self.do = what, expected, found, do
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        if self.found:
+            parts.append(f"found {self.found}")
+        line = "; ".join(parts)
+        return f"{line}. {self.do}" if self.do else line
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.expected, self.found, self.do))
+
+
+def _rebuild(kind: type[InspectorError], what: str, expected: str, found: str, do: str) -> InspectorError:
+    return kind(what, expected=expected, found=found, do=do)
+
+
+class ConfigError(InspectorError):
+    """Bad usage, configuration, calibration or rules."""
+
+    exit_code = 2
+
+
+class CameraError(InspectorError):
+    """The camera is not there, was lost, or refuses a feature."""
+
+    exit_code = 3
+
+
+class EngineError(InspectorError):
+    """The engine or its bundle is missing, stale, damaged or fails."""
+
+    exit_code = 3
+
+
+class LinkError(InspectorError):
+    """A socket cannot be opened or a message cannot be read."""
+
+    exit_code = 1
+
+
+class LedgerError(InspectorError):
+    """The ledger or the store cannot be written or read."""
+
+    exit_code = 1

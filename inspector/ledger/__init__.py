@@ -1,0 +1,1 @@
+"""The ledger: rows, images, and the audit of both."""

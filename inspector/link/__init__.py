@@ -1,0 +1,1 @@
+"""The controller's link and the viewers' socket: bytes, sockets, keys."""
