@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Protocol
 
 
@@ -64,7 +65,6 @@ def sleep_s(seconds: float) -> None:
 def boot_id() -> str:
     """Names the boot whose monotonic clock ``now_ns`` reads; empty where the kernel does not tell."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""

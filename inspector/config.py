@@ -1,0 +1,319 @@
+"""config.toml and the environment -> frozen Settings, with the source of each value.
+
+All faults are told at once: the key, the value, what is allowed; an unknown key with the nearest right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from inspector.errors import ConfigError
+
+ENV_PREFIX = "INSPECTOR_"
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Window = Annotated[tuple[int, ...], Field(min_length=4, max_length=4)]
+
+
+class Section(BaseModel):
+    """A table of config.toml; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StationSettings(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "line-1"
+    state_dir: Path = Path("state")
+    """Ledger, images and the daemon's own socket live here."""
+
+
+class CameraSettings(Section):
+    kind: Literal["synthetic", "folder", "genicam"] = "synthetic"
+    rate_hz: NotNegative = 10.0
+    """Parts per second for synthetic and folder; 0 = as fast as possible."""
+    views: Annotated[int, Field(ge=1, le=16)] = 1
+    """Frames per part; the worst view decides, a missing one makes the part INVALID."""
+    seed: int = 1
+    distinct: Annotated[int, Field(ge=0)] = 0
+    """Synthetic: cycle through so many rendered parts (0 = render each part anew)."""
+    folder: Path = Path("images")
+    layout: Literal["auto", "folder", "kolektor-sdd", "magnetic-tile", "neu-seg"] = "auto"
+    loop: bool = False
+    producers: tuple[Path, ...] = ()
+    """GenTL producers (.cti); empty = the simulator in the genicam wheel."""
+    serial: str = ""
+    model: str = ""
+    user_name: str = ""
+    features: tuple[tuple[str, bool | int | float | str], ...] = ()
+    """SFNC features, written in this order and read back."""
+    buffers: Annotated[int, Field(ge=2, le=1024)] = 32
+    frame_id_bits: Literal[16, 32, 64] = 64
+
+
+class PartSettings(Section):
+    calibration: Path | None = None
+    """Calibration file of this station; none = the whole frame is the part, nothing is located."""
+
+
+class EngineSettings(Section):
+    bundle: Path = Path("engines/commutator")
+    backend: Literal["auto", "openvino", "onnxruntime", "tensorrt"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """0 = all cores this process may use."""
+    pinning: bool = False
+    keep_alive_s: NotNegative = 2.0
+    """Run the engine on a blank image after so long without a part; 0 = never."""
+
+
+class TimingSettings(Section):
+    gate_ms: Positive = 150.0
+    """From the frame to the controller's gate."""
+    slack_ms: Positive = 10.0
+    """Kept back for the answer's way: due = taken + gate - slack."""
+    commit_margin_ms: NotNegative = 2.0
+    """A PASS or FAIL whose row is not committed so long before its due time goes out as INVALID UNRECORDED."""
+    queue: Annotated[int, Field(ge=1, le=256)] = 4
+    """Parts that may wait for the engine; one more displaces the oldest (DROPPED)."""
+
+    @model_validator(mode="after")
+    def _gate_holds_the_rest(self) -> TimingSettings:
+        if self.slack_ms + self.commit_margin_ms >= self.gate_ms:
+            raise ValueError("gate_ms must be larger than slack_ms + commit_margin_ms")
+        return self
+
+
+class ZoneSettings(Section):
+    name: Annotated[str, Field(min_length=1, max_length=32)]
+    polygon: tuple[tuple[float, float], ...] = ()
+    """Corner points in map pixels (0..255); at least three."""
+    rectangle: Window | None = None
+    """x, y, width, height in map pixels."""
+    ignore: bool = False
+    limits: dict[str, float] = {}
+    """Limits that replace the station's inside this zone."""
+
+
+class DecisionSettings(Section):
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Score from which a pixel counts as defect; none = the engine bundle's operating point."""
+    limits: dict[str, float] = {}
+    """Limits by name, see docs/decision.md; none = the engine bundle's operating point."""
+    review: dict[str, float] = {}
+    """Lower limits of the review band: FAIL with the review flag between them and the limits."""
+    zones: tuple[ZoneSettings, ...] = ()
+
+
+class AlarmSettings(Section):
+    fails: Annotated[int, Field(ge=0)] = 5
+    """Alarm when so many ..."""
+    among: Annotated[int, Field(ge=1, le=10000)] = 10
+    """... of so many consecutive parts failed (0 fails = off)."""
+    no_reject_run: Annotated[int, Field(ge=0)] = 0
+    """Alarm after so many parts without a reject (0 = off)."""
+
+
+class LinkSettings(Section):
+    endpoint: str = "tcp://127.0.0.1:5570"
+    viewers: str = "tcp://127.0.0.1:5571"
+    """Socket for viewers; empty = none."""
+    announcements: bool = False
+    """True: the controller announces each part, and that announcement is the trigger."""
+    announce_wait_ms: Positive = 20.0
+    """A frame may come so long before its announcement."""
+    heartbeat_ms: Positive = 200.0
+    resend_ms: Positive = 50.0
+    keys_dir: Path | None = None
+    """CURVE keys; none = plaintext, allowed on loopback only."""
+    allow_plaintext: bool = False
+    max_message_bytes: Annotated[int, Field(ge=512, le=16 << 20)] = 65536
+    viewer_images: bool = True
+
+
+class LedgerSettings(Section):
+    sync: Literal["normal", "full"] = "normal"
+    sync_interval_ms: Positive = 50.0
+    ballast_bytes: Annotated[int, Field(ge=0)] = 4 << 20
+    """Freed when the disk is full, so that the line can stop in order."""
+
+
+class StoreSettings(Section):
+    save: tuple[Literal["PASS", "FAIL", "INVALID"], ...] = ("FAIL", "INVALID")
+    every_pass: Annotated[int, Field(ge=0)] = 100
+    """Save every n-th PASS as well (0 = none)."""
+    quota_mb: Positive = 2048.0
+    keep_days: Positive = 90.0
+    min_free_mb: NotNegative = 512.0
+
+
+class HealthSettings(Section):
+    metrics: str = "127.0.0.1:9570"
+    """Address of the Prometheus endpoint; empty = none."""
+    stale_ms: Positive = 2000.0
+    """A stage without a heartbeat for so long stops the watchdog."""
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+    parts: bool = True
+    """One line per part."""
+
+
+class Settings(BaseSettings):
+    """The effective configuration. Frozen; nobody keeps the raw file."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    station: StationSettings = StationSettings()
+    camera: CameraSettings = CameraSettings()
+    part: PartSettings = PartSettings()
+    engine: EngineSettings = EngineSettings()
+    timing: TimingSettings = TimingSettings()
+    decision: DecisionSettings = DecisionSettings()
+    alarm: AlarmSettings = AlarmSettings()
+    link: LinkSettings = LinkSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    store: StoreSettings = StoreSettings()
+    health: HealthSettings = HealthSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # Only what load() hands in: file and environment are merged there, so that each value's source is known.
+        return (init_settings,)
+
+    def rules_hash_source(self) -> str:
+        """Canonical text of what decides verdicts: rules, timing and the part's calibration choice."""
+        chosen = {
+            "decision": self.decision.model_dump(mode="json"),
+            "timing": self.timing.model_dump(mode="json"),
+            "views": self.camera.views,
+            "features": self.camera.model_dump(mode="json")["features"],
+        }
+        return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+
+    def short_hash(self) -> str:
+        """First 8 bytes of SHA-256 over ``rules_hash_source``, in hex."""
+        return hashlib.sha256(self.rules_hash_source().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings and where each value came from: ``default``, the file's path, or the variable's name."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """(key, value, source) of every key, in the order of the sections."""
+        for section, table in self.settings.model_dump(mode="json").items():
+            for key, value in table.items():
+                name = f"{section}.{key}"
+                yield name, json.dumps(value), self.sources.get(name, "default")
+
+
+def load(path: Path | None, environment: Mapping[str, str] | None = None, **overrides: Any) -> Loaded:
+    """Read the file (none = defaults only), let the environment override, then ``overrides`` (section={key: value}).
+
+    Raises ConfigError listing every fault: unreadable or malformed file, unknown key, value not allowed.
+    """
+    environment = os.environ if environment is None else environment
+    merged: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
+    faults: list[str] = []
+    layers = [(str(path), _read_toml(path)) if path is not None else ("", {})]
+    layers.append(("environment", _read_environment(environment, faults)))
+    layers.append(("command line", overrides))
+    for origin, tables in layers:
+        for section, table in tables.items():
+            if not isinstance(table, Mapping):
+                faults.append(f"{section} = {table!r}: a key outside a section{_nearest_section(section)}")
+                continue
+            for key, value in table.items():
+                merged.setdefault(section, {})[key] = value
+                name = f"{ENV_PREFIX}{section}__{key}".upper() if origin == "environment" else origin
+                sources[f"{section}.{key}"] = name
+    settings = None
+    try:
+        settings = Settings(**merged)  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults += [_fault(dict(one), sources) for one in error.errors()]
+    if settings is None or faults:
+        where = str(path) if path is not None else "the configuration"
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        raise ConfigError(f"{where} has {count}: " + "; ".join(faults), do="`inspector check-config` prints all keys")
+    return Loaded(settings, sources)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist", do="Give a file with --config, or copy config.toml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _read_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+    ours = {name: value for name, value in environment.items() if name.upper().startswith(ENV_PREFIX)}
+    for name in ours:
+        section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
+        if section not in Settings.model_fields or not key:
+            faults.append(f"{name}: no such variable (INSPECTOR_<section>__<key>){_nearest_section(section)}")
+    source = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+    source.env_vars = {name.lower(): value for name, value in ours.items()}
+    try:
+        found: dict[str, Any] = source()
+    except ValueError as error:
+        faults.append(f"environment: {error}")
+        return {}
+    return {section: table for section, table in found.items() if isinstance(table, dict)}
+
+
+def _fault(error: dict[str, Any], sources: Mapping[str, str]) -> str:
+    path = [str(piece) for piece in error["loc"]]
+    name = ".".join(path)
+    origin = sources.get(".".join(path[:2]), "")
+    came = f" (from {origin})" if origin.startswith(ENV_PREFIX) else ""
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {name}{came}{_nearest_key(path)}"
+    return f"{name} = {error['input']!r}{came}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _nearest_key(path: list[str]) -> str:
+    if len(path) == 1:
+        return _nearest_section(path[0])
+    section = Settings.model_fields.get(path[0])
+    model = section.annotation if section is not None else None
+    keys = list(getattr(model, "model_fields", {}))
+    near = difflib.get_close_matches(path[1], keys, n=1, cutoff=0.4)
+    if near:
+        return f", did you mean {path[0]}.{near[0]}?"
+    return f", known are {', '.join(keys)}"
+
+
+def _nearest_section(name: str) -> str:
+    near = difflib.get_close_matches(name, list(Settings.model_fields), n=1, cutoff=0.4)
+    return f", did you mean [{near[0]}]?" if near else f", known are {', '.join(Settings.model_fields)}"
