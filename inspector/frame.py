@@ -50,6 +50,25 @@ class Reason(enum.Enum):
     """Opened by an earlier run of the daemon that ended without deciding it."""
 
 
+class State(enum.Enum):
+    """Where the daemon stands, by the names of OPC 40100-1. Operational is the last four together."""
+
+    PREOPERATIONAL = "Preoperational"
+    """Starting, or not yet configured."""
+    HALTED = "Halted"
+    """Stopped on purpose; nothing is inspected."""
+    ERROR = "Error"
+    """A fault keeps parts from being inspected; their answers are INVALID."""
+    INITIALIZED = "Initialized"
+    """Operational, without an engine ready to inspect."""
+    READY = "Ready"
+    """Each trigger will get its answer."""
+    SINGLE_EXECUTION = "SingleExecution"
+    """Inspecting one part on request."""
+    CONTINUOUS_EXECUTION = "ContinuousExecution"
+    """Inspecting each trigger of the running line."""
+
+
 class Shape(enum.Enum):
     """Defect shape class, as the LSA-Net paper groups defects."""
 
