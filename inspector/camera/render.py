@@ -36,6 +36,7 @@ from inspector.frame import BoolMap, FloatMap, Grey
 
 _PAD_PX = 3  # piece layers carry an empty rim, so that the warped outline is soft
 _COPPER, _SLOT, _FIXTURE = 150.0, 38.0, 30.0  # grey levels at nominal light
+_HALF_ARC = math.radians(52.0)  # of the cylinder that the camera sees, each way
 
 # One random stream per cause: asking for the good twin must not change texture, pose or noise.
 _POSE, _SURFACE, _LIGHT, _NOISE, _DEFECTS, _LOT, _STATION = range(7)
@@ -144,10 +145,12 @@ def render_part(seed: int, index: int, *, style: Style | None = None, defective:
     mask = np.zeros(clean.shape, np.bool_)
     kinds: tuple[str, ...] = ()
     if defective:
-        canvas = Canvas(clean, cover[..., 0], cover[..., 1], mask, np.array(matrix).reshape(2, 3), nominal_roi(style))
+        pose = np.array(matrix).reshape(2, 3)
+        canvas = Canvas(clean, cover[..., 0], cover[..., 1], mask, pose, nominal_roi(style), _slots(style))
         kinds = add_defects(canvas, _stream(seed, index, _DEFECTS), style.kinds)
     noise = _stream(seed, index, _NOISE).standard_normal(clean.shape, np.float32)
-    image = _digitise(clean, noise * np.float32(style.noise))
+    noise *= np.float32(style.noise)
+    image = _digitise(clean, noise)
     return RenderedPart(image, mask, kinds, defective, shift, angle_deg, _corners(style, matrix), matrix)
 
 
@@ -179,9 +182,8 @@ def _scene(style: Style) -> _Scene:
     """Nominal layers of a style, drawn once."""
     width, height = style.piece
     # The bars divide the visible arc evenly; seen from the front they narrow towards the sides.
-    half_arc = math.radians(52.0)
     column = (np.arange(width) + 0.5) / width * 2 - 1
-    angle = np.arcsin(column * math.sin(half_arc)) / half_arc
+    angle = np.arcsin(column * math.sin(_HALF_ARC)) / _HALF_ARC
     place = (angle + 1) / 2 * style.bars
     pitch_px = np.gradient(place) ** -1
     to_edge_px = (0.5 - np.abs(place % 1 - 0.5)) * pitch_px
@@ -200,7 +202,7 @@ def _scene(style: Style) -> _Scene:
     )
     down = down + 0.12 * np.exp(-((row / 2.0) ** 2)) - 0.16 * np.exp(-(((height - 1 - row) / 2.0) ** 2))
     base = (copper * bar + _SLOT * (1 - bar))[None, :] * (1 + (down - 1) * (0.3 + 0.7 * bar[None, :]))
-    outline = np.zeros((height, width), np.float32)
+    outline: FloatMap = np.zeros((height, width), np.float32)
     radius = max(round(0.025 * min(width, height)), 2)
     cv2.rectangle(outline, (radius, 0), (width - 1 - radius, height - 1), 1.0, -1)
     cv2.rectangle(outline, (0, radius), (width - 1, height - 1 - radius), 1.0, -1)
@@ -208,10 +210,16 @@ def _scene(style: Style) -> _Scene:
         cv2.circle(outline, corner, radius, 1.0, -1)
         cv2.circle(outline, (corner[0], height - 1 - corner[1]), radius, 1.0, -1)
     cover = np.dstack((outline, outline * bar[None, :].astype(np.float32)))
-    cover = cv2.copyMakeBorder(cover, _PAD_PX, _PAD_PX, _PAD_PX, _PAD_PX, cv2.BORDER_CONSTANT, value=0)
-    base = cv2.copyMakeBorder(base.astype(np.float32), _PAD_PX, _PAD_PX, _PAD_PX, _PAD_PX, cv2.BORDER_REPLICATE)
+    cover = np.pad(cover, ((_PAD_PX, _PAD_PX), (_PAD_PX, _PAD_PX), (0, 0)))
+    base = np.pad(base, _PAD_PX, mode="edge").astype(np.float32)
     bar_of_column = np.clip(place, 0, style.bars - 1e-6).astype(np.intp)
-    return _Scene(base, np.ascontiguousarray(cover), bar_of_column, _fixture(style))
+    return _Scene(base, cover, bar_of_column, _fixture(style))
+
+
+def _slots(style: Style) -> tuple[float, ...]:
+    """Where the slots between the bars run, 0 to 1 across the piece."""
+    turns = (_HALF_ARC * (2 * number / style.bars - 1) for number in range(1, style.bars))
+    return tuple((math.sin(turn) / math.sin(_HALF_ARC) + 1) / 2 for turn in turns)
 
 
 def _fixture(style: Style) -> FloatMap:
@@ -231,13 +239,13 @@ def _surface(style: Style, rng: np.random.Generator, lot: np.random.Generator) -
     scene = _scene(style)
     height, width = scene.base.shape
     tone = lot.uniform(0.93, 1.07)
-    fine, coarse = lot.uniform(0.018, 0.034), lot.uniform(0.010, 0.022)
+    fine, coarse = lot.uniform(0.024, 0.050), lot.uniform(0.012, 0.026)
     streaks = cv2.resize(rng.standard_normal((max(height // 40, 2), width), np.float32), (width, height))
     short = cv2.resize(rng.standard_normal((max(height // 9, 2), width), np.float32), (width, height))
     broad = cv2.resize(rng.standard_normal((2, max(width // 7, 2)), np.float32), (width, height))
     texture = streaks * np.float32(fine) + short * np.float32(0.6 * fine) + broad * np.float32(coarse)
     texture += cv2.resize(  # faint stains
-        rng.standard_normal((5, 5), np.float32) * np.float32(0.012), (width, height), interpolation=cv2.INTER_CUBIC
+        rng.standard_normal((5, 5), np.float32) * np.float32(0.016), (width, height), interpolation=cv2.INTER_CUBIC
     )
     for _ in range(int(rng.integers(0, 5))):  # stronger machining lines
         x, top = int(rng.integers(_PAD_PX, width - _PAD_PX - 1)), int(rng.integers(0, height // 2))
@@ -250,7 +258,7 @@ def _surface(style: Style, rng: np.random.Generator, lot: np.random.Generator) -
     texture += 1
     texture *= columns
     texture *= scene.base
-    return texture
+    return np.asarray(texture, np.float32)
 
 
 def _light(style: Style, rng: np.random.Generator, lot: np.random.Generator) -> FloatMap:
@@ -284,7 +292,7 @@ def _expose(
     rim_x, rim_y = x - _PAD_PX, y - _PAD_PX
     warp = np.array([[a, b, c + a * rim_x + b * rim_y], [d, e, f + d * rim_x + e * rim_y]])
     layers = cv2.merge((surface, scene.cover[..., 0], scene.cover[..., 1]))
-    frame = cv2.warpAffine(layers, warp, style.frame_px, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    frame: FloatMap = np.asarray(cv2.warpAffine(layers, warp, style.frame_px, flags=cv2.INTER_LINEAR), np.float32)
     piece = frame[..., 0] - scene.fixture
     piece *= frame[..., 1]
     piece += scene.fixture
@@ -294,9 +302,14 @@ def _expose(
 
 
 def _digitise(clean: FloatMap, noise: FloatMap) -> Grey:
-    """Shot noise grows with the root of the signal; the read noise is the part that stays in the dark."""
-    signal = clean + noise * np.sqrt(np.maximum(clean, 0) * np.float32(0.75 / 128) + np.float32(0.25))
-    return np.asarray(np.clip(np.rint(signal), 0, 255), np.uint8)
+    """Shot noise grows with the root of the signal; the read noise is the part that stays in the dark.
+
+    ``noise`` is used up. Rounds to nearest and saturates."""
+    spread = clean * np.float32(0.75 / 128)
+    spread += np.float32(0.25)
+    np.sqrt(spread, out=spread)
+    noise *= spread
+    return np.asarray(cv2.add(clean, noise, dtype=cv2.CV_8U), np.uint8)
 
 
 def _corners(style: Style, matrix: tuple[float, ...]) -> tuple[tuple[float, float], ...]:

@@ -1,12 +1,12 @@
 """The five defect kinds of the paper's contact-piece set, drawn into a noise-free frame with exact masks.
 
-| kind | what it is | how it is drawn | usual size at a 280 px piece |
+| kind | what it is | how it is drawn | size at a 280 px piece |
 |---|---|---|---|
-| slag_inclusion | non-metal rolled into the copper | dark ragged pit, brighter lip towards the light | 8 to 22 px across |
-| scratch | a hard edge dragged over the bars | thin bright or dark line across the streaks, with a flank | 35 to 150 px, 2 to 4 wide |
-| crush | a blow that moved metal | relief: lit crest, shaded hollow, at a bar edge, into the slot | 16 to 44 px |
+| slag_inclusion | non-metal rolled into the copper | dark ragged pit with a lip | 8 to 22 px across |
+| scratch | a hard edge dragged over the bars | thin bright or dark line across the streaks | 35 to 150 px, 2 to 3 wide |
+| crush | a blow that moved metal | lit and shaded hollow, mostly at a bar edge, into the slot | 16 to 40 px |
 | dirty_surface | oil, flux or graphite film | blotchy darkening with a soft irregular rim | 36 to 100 px |
-| tin_remaining | solder left by hot-staking | smooth bright drops with a glint and a dark contour | 10 to 40 px |
+| tin_remaining | solder left over from the riser | smooth bright drops with a dark contour | 10 to 40 px |
 
 A mask pixel is a pixel that the defect changed, and no pixel outside the mask is changed. Floors: at least
 ``AREA_FLOOR_PX`` visible pixels a defect (scaled with the piece), a mean change of at least ``CONTRAST_FLOOR`` grey
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from inspector.frame import BoolMap, FloatMap
 
+_Points = NDArray[np.float64]
 KINDS = ("slag_inclusion", "scratch", "crush", "dirty_surface", "tin_remaining")
 AREA_FLOOR_PX = 48
 CONTRAST_FLOOR = 24.0
@@ -50,6 +51,8 @@ class Canvas:
     """2 x 3, nominal frame pixel -> frame pixel."""
     roi: tuple[int, int, int, int]
     """x, y, width, height of the piece in the nominal frame."""
+    slots: tuple[float, ...]
+    """Where the slots between the bars run, 0 to 1 across the piece."""
 
     @property
     def scale(self) -> float:
@@ -59,7 +62,8 @@ class Canvas:
     def place(self, u: float, v: float) -> tuple[float, float]:
         """Frame pixel of the point at (u, v), each 0 to 1 across the piece."""
         x, y = self.roi[0] + u * self.roi[2], self.roi[1] + v * self.roi[3]
-        return tuple(self.pose @ (x, y, 1.0))  # type: ignore[return-value]
+        frame_x, frame_y = self.pose @ (x, y, 1.0)
+        return float(frame_x), float(frame_y)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def _paint(canvas: Canvas, patch: _Patch) -> bool:
     at = (slice(top, bottom), slice(left, right))
     own = (slice(top - patch.y, bottom - patch.y), slice(left - patch.x, right - patch.x))
     cover = canvas.bar[at] if patch.on_bars else canvas.piece[at]
-    alpha = patch.alpha[own] * (cover > 0.97)
+    alpha = patch.alpha[own] * (cover > 0.5)
     shows = (alpha >= 0.3) & ~canvas.mask[at]
     area_px = int(np.count_nonzero(shows))
     if area_px < AREA_FLOOR_PX * canvas.scale**2 or area_px < 0.6 * np.count_nonzero(patch.alpha >= 0.3):
@@ -123,11 +127,11 @@ def _paint(canvas: Canvas, patch: _Patch) -> bool:
 
 
 def _outline(
-    rng: np.random.Generator, radius: float, ragged: float, stretch: float, points: int = 40
-) -> NDArray[np.float64]:
-    """A closed irregular curve about (0, 0), points x 2: a circle with a few harmonics, stretched and turned."""
-    turn = np.linspace(0, 2 * math.pi, points, endpoint=False)
-    reach = np.ones(points)
+    rng: np.random.Generator, radius: float, ragged: float, stretch: float, at: tuple[float, float]
+) -> _Points:
+    """A closed irregular curve, 40 x 2: a circle with a few harmonics, stretched and turned."""
+    turn = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    reach = np.ones(turn.size)
     for order in range(2, 7):
         reach += ragged / order**0.7 * rng.uniform(-1, 1) * np.cos(order * turn + rng.uniform(0, 2 * math.pi))
     curve = (
@@ -135,10 +139,10 @@ def _outline(
     )
     angle = rng.uniform(0, math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
-    return np.asarray(curve @ np.array([[cos, sin], [-sin, cos]]))
+    return np.asarray(curve @ np.array([[cos, sin], [-sin, cos]]) + at)
 
 
-def _fill(curves: list[NDArray[np.float64]], soft_px: float) -> tuple[int, int, FloatMap]:
+def _fill(curves: list[_Points], soft_px: float) -> tuple[int, int, FloatMap]:
     """Fills closed curves (frame pixels): first pixel x, y and alpha h x w, with an edge about ``soft_px`` wide."""
     rim = 3 + math.ceil(2 * soft_px)
     every = np.concatenate(curves)
@@ -168,7 +172,7 @@ def _local(canvas: Canvas, x: float, y: float) -> float:
 def _slag_inclusion(canvas: Canvas, rng: np.random.Generator) -> _Patch:
     x, y = canvas.place(rng.uniform(0.06, 0.94), rng.uniform(0.06, 0.94))
     radius = rng.uniform(4.6, 11.0) * canvas.scale
-    curve = _outline(rng, radius, 0.55, rng.uniform(0.8, 1.35)) + (x, y)
+    curve = _outline(rng, radius, 0.55, rng.uniform(0.8, 1.35), at=(x, y))
     px, py, alpha = _fill([curve], 0.6)
     dark = rng.uniform(28, 62)
     grey = dark + 7 * _blotches(rng, alpha.shape, 4.0)
@@ -182,43 +186,60 @@ def _scratch(canvas: Canvas, rng: np.random.Generator) -> _Patch:
     length = rng.uniform(35, 150) * canvas.scale
     # Off the axis by at least 15 degrees: along it a scratch is machining texture.
     angle = math.radians(rng.uniform(15, 165)) + math.atan2(canvas.pose[1, 0], canvas.pose[0, 0]) + math.pi / 2
-    bow = rng.uniform(-0.12, 0.12)
-    t = np.linspace(-0.5, 0.5, 20)
-    along, aside = t * length, bow * length * (4 * t * t - 1)
-    cos, sin = math.cos(angle), math.sin(angle)
-    line = np.stack((x + along * cos - aside * sin, y + along * sin + aside * cos), axis=1)
-    half = rng.uniform(0.9, 1.8) * max(canvas.scale, 0.8) * np.clip(1.15 - (2 * np.abs(t)) ** 3, 0.4, 1)[:, None]
-    normal = np.array([-sin, cos])
-    px, py, alpha = _fill([np.concatenate((line - half * normal, (line + half * normal)[::-1]))], 0.45)
+    bow, sway = rng.uniform(-0.05, 0.05), rng.uniform(0.2, 0.8) * canvas.scale
+    t = np.linspace(-0.5, 0.5, 24)
+    aside = bow * length * (4 * t * t - 1) + sway * np.sin(t * rng.uniform(4, 14) + rng.uniform(0, 6))
+    half = rng.uniform(0.75, 1.35) * max(canvas.scale, 0.8) * rng.uniform(0.75, 1.2, t.size)
+    half *= np.clip(1.15 - (2 * np.abs(t)) ** 3, 0.35, 1)
+    curves = [_ribbon(x, y, angle, t * length, aside, half)]
+    if rng.random() < 0.4:  # the same edge left a second, shorter trace
+        part = slice(int(rng.integers(0, 8)), int(rng.integers(14, 24)))
+        gap = rng.choice((-1, 1)) * rng.uniform(3.5, 7) * canvas.scale
+        curves.append(_ribbon(x, y, angle, t[part] * length, aside[part] + gap, half[part] * 0.8))
+    px, py, alpha = _fill(curves, 0.45)
     local = _local(canvas, x, y)
     fresh = rng.random() < 0.6
     grey = min(local + rng.uniform(52, 75), 240.0) if fresh else max(local - rng.uniform(55, 80), 25.0)
-    return _Patch(px, py, alpha, float(grey), on_bars=True)
+    return _Patch(px, py, alpha, np.asarray(grey + 8 * _blotches(rng, alpha.shape, 5.0), np.float32), on_bars=True)
+
+
+def _ribbon(x: float, y: float, angle: float, along: _Points, aside: _Points, half: _Points) -> _Points:
+    """The outline of a line about (x, y), points x 2, from its course along and aside and its half width."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    way = np.concatenate((along, along[::-1]))
+    off = np.concatenate((aside - half, (aside + half)[::-1]))
+    return np.stack((x + way * cos - off * sin, y + way * sin + off * cos), axis=1)
 
 
 def _crush(canvas: Canvas, rng: np.random.Generator) -> _Patch:
-    x, y = canvas.place(rng.uniform(0.08, 0.92), rng.choice((rng.uniform(0.05, 0.2), rng.uniform(0.2, 0.95))))
-    radius = rng.uniform(8, 20) * canvas.scale
-    curve = _outline(rng, radius, 0.35, rng.uniform(0.8, 1.5)) + (x, y)
-    px, py, alpha = _fill([curve], 0.8)
+    u = rng.uniform(0.06, 0.94)
+    if canvas.slots and rng.random() < 0.75:  # edges stand out, so they take the blows
+        u = canvas.slots[int(rng.integers(len(canvas.slots)))] + rng.uniform(-0.035, 0.035)
+    x, y = canvas.place(u, rng.uniform(0.05, 0.95))
+    radius = rng.uniform(8, 19) * canvas.scale
+    px, py, alpha = _fill([_outline(rng, radius, 0.30, rng.uniform(0.85, 1.45), at=(x, y))], 1.0)
     # A hollow with thrown-up metal: shading is the slope of its height towards the lamp.
-    dent = cv2.GaussianBlur(alpha, (0, 0), max(radius / 3.2, 1.0))
-    height = -dent * radius * 0.5 + 0.35 * radius / 8 * _blotches(rng, alpha.shape, max(radius / 2.2, 2.5))
-    lamp = rng.uniform(-0.9, 0.9)
+    bowl = cv2.GaussianBlur(alpha, (0, 0), max(radius / 2.6, 1.2))
+    floor = _blotches(rng, alpha.shape, max(radius / 1.3, 3.0))
+    drag = rng.uniform(0, math.pi)  # the tool that hit dragged over the metal
+    rows, columns = np.indices(alpha.shape, np.float32)
+    marks = np.sin((columns * math.cos(drag) + rows * math.sin(drag)) * (2 * math.pi / rng.uniform(3.5, 6.0)))
+    height = -bowl * radius + 0.10 * radius * floor
+    lamp = rng.uniform(0.2, 1.2)
     slope = cv2.Sobel(height, cv2.CV_32F, 1, 0) * math.cos(lamp) + cv2.Sobel(height, cv2.CV_32F, 0, 1) * math.sin(lamp)
-    copper = max(_local(canvas, x, y), 105.0) * rng.uniform(0.72, 0.85)
-    grey = copper + 26.0 * slope + 4 * _blotches(rng, alpha.shape, 2.5)
-    return _Patch(px, py, alpha, np.asarray(np.clip(grey, 22, 244), np.float32), on_bars=False)
+    copper = max(_local(canvas, x, y), 100.0) * rng.uniform(0.74, 0.86)
+    grey = copper + 13.0 * slope + 5 * marks + 3 * _blotches(rng, alpha.shape, 2.5)
+    return _Patch(px, py, alpha, np.asarray(np.clip(grey, 24, 244), np.float32), on_bars=False)
 
 
 def _dirty_surface(canvas: Canvas, rng: np.random.Generator) -> _Patch:
     x, y = canvas.place(rng.uniform(0.18, 0.82), rng.uniform(0.18, 0.82))
     radius = rng.uniform(18, 46) * canvas.scale
-    curves = [_outline(rng, radius, 0.45, rng.uniform(0.75, 1.35)) + (x, y)]
+    curves = [_outline(rng, radius, 0.45, rng.uniform(0.75, 1.35), at=(x, y))]
     for _ in range(int(rng.integers(0, 4))):  # satellites
         turn, reach = rng.uniform(0, 2 * math.pi), radius * rng.uniform(0.8, 1.25)
         centre = (x + reach * math.cos(turn), y + reach * math.sin(turn))
-        curves.append(_outline(rng, radius * rng.uniform(0.12, 0.35), 0.4, 1.0) + centre)
+        curves.append(_outline(rng, radius * rng.uniform(0.12, 0.35), 0.4, 1.0, at=centre))
     px, py, alpha = _fill(curves, max(1.8 * canvas.scale, 1.0))
     film = np.clip(0.85 + 0.16 * _blotches(rng, alpha.shape, max(radius / 3, 3.0)), 0.5, 1.1)
     depth = rng.uniform(0.30, 0.50)
@@ -236,11 +257,11 @@ def _tin_remaining(canvas: Canvas, rng: np.random.Generator) -> _Patch:
         rng.uniform(0.07, 0.93), rng.uniform(0.05, 0.3) if rng.random() < 0.55 else rng.uniform(0.1, 0.93)
     )
     radius = rng.uniform(5.5, 14.0) * canvas.scale
-    curves = [_outline(rng, radius, 0.25, rng.uniform(0.7, 1.4)) + (x, y)]
+    curves = [_outline(rng, radius, 0.25, rng.uniform(0.7, 1.4), at=(x, y))]
     for _ in range(int(rng.integers(0, 3))):  # splashes
         turn, reach = rng.uniform(0, 2 * math.pi), radius * rng.uniform(0.9, 1.6)
         centre = (x + reach * math.cos(turn), y + reach * math.sin(turn))
-        curves.append(_outline(rng, radius * rng.uniform(0.2, 0.45), 0.15, 1.0) + centre)
+        curves.append(_outline(rng, radius * rng.uniform(0.2, 0.45), 0.15, 1.0, at=centre))
     px, py, alpha = _fill(curves, 0.6)
     dome = cv2.GaussianBlur(alpha, (0, 0), max(radius / 3.0, 1.2))
     slope = cv2.Sobel(dome, cv2.CV_32F, 1, 0) * 0.6 + cv2.Sobel(dome, cv2.CV_32F, 0, 1) * 0.8
