@@ -3,7 +3,7 @@
 | kind | what it is | how it is drawn | size at a 280 px piece |
 |---|---|---|---|
 | slag_inclusion | non-metal rolled into the copper | dark ragged pit with a lip | 8 to 22 px across |
-| scratch | a hard edge dragged over the bars | thin bright or dark line across the streaks | 35 to 150 px, 2 to 3 wide |
+| scratch | a hard edge dragged over the bars | thin bright or dark line across streaks | 35 to 150 px, 2 to 3 wide |
 | crush | a blow that moved metal | lit and shaded hollow, mostly at a bar edge, into the slot | 16 to 40 px |
 | dirty_surface | oil, flux or graphite film | blotchy darkening with a soft irregular rim | 36 to 100 px |
 | tin_remaining | solder left over from the riser | smooth bright drops with a dark contour | 10 to 40 px |
