@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspector.bounds import clopper_pearson as clopper_pearson
-from inspector.bounds import needed_n as needed_n
-from inspector.bounds import upper_bound as upper_bound
+from inspector.bounds import upper_bound
 from inspector.frame import BoolMap, Verdict
 
 # ------------------------------------------------------------------------------------------------------ pixel figures
