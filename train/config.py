@@ -1,0 +1,124 @@
+"""Recipes: everything a training is, as data. It stands whole, as JSON, in every checkpoint and bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from train.losses import LossConfig
+from train.model import ModelConfig
+
+Layout = Literal["kolektor-sdd", "magnetic-tile", "neu-seg", "folder", "synthetic"]
+LAYOUTS: tuple[Layout, ...] = ("kolektor-sdd", "magnetic-tile", "neu-seg", "folder", "synthetic")
+
+MEAN = {"kolektor-sdd": 187 / 255, "magnetic-tile": 109 / 255, "neu-seg": 111 / 255}
+STD = {"kolektor-sdd": 23 / 255, "magnetic-tile": 46 / 255, "neu-seg": 54 / 255}
+"""Grey mean and standard deviation over each set; others take 0.5 and 0.25."""
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Chances and ranges. The paper: vertical flip, HSV (on grey: value), brightness, contrast."""
+
+    vertical_flip: float = 0.5
+    horizontal_flip: float = 0.0
+    transpose: float = 0.0
+    """Chance of swapping x and y: only for parts that look alike from both sides."""
+    value: float = 0.5
+    """Chance of a shift of the grey value by up to ``value_limit``; the paper's HSV on a grey image."""
+    value_limit: float = 0.08
+    brightness_contrast: float = 0.5
+    brightness_limit: float = 0.2
+    contrast_limit: float = 0.2
+    affine: float = 0.0
+    """Chance of a small shift, scale and turn."""
+    shift: float = 0.05
+    scale: float = 0.1
+    rotate_deg: float = 5.0
+    noise: float = 0.0
+    """Chance of sensor noise or a slight blur."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """One training."""
+
+    layout: Layout = "folder"
+    recipe: str = "paper"
+    size: int = 256
+    mean: float = 0.5
+    std: float = 0.25
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    batch: int = 16
+    epochs: int = 500
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    """0 leaves gradients as they are."""
+    ema: float = 0.0
+    """Decay of the averaged weights that are validated and exported; 0 = none."""
+    defective_share: float = 0.5
+    """Share of defective images in an epoch where the set has sound ones; 0 = as they come, 1 = defective only."""
+    protocol: Literal["grouped", "paper"] = "grouped"
+    """grouped: whole groups on one side. paper: at random over images, which leaks in the published sets."""
+    validation_share: float = 0.2
+    split_seed: int = 0
+    seed: int = 0
+    precision: Literal["bf16", "fp16", "f32"] = "bf16"
+    threads: int = 2
+    max_minutes: float = 0.0
+    """0 = no limit. Otherwise the schedule ends with the time, so a resumed run is no longer bit-exact."""
+    validate_every: int = 1
+    whole_every: int = 0
+    """Synthetic parts only: every n-th part is shown as the whole frame too."""
+    steps_per_epoch: int = 0
+    """0 = each defective image once an epoch."""
+
+
+def recipe(name: str, layout: Layout, width: int = 32) -> FitConfig:
+    """``paper``: the published protocol. ``fast``: few epochs on a CPU, with what helps there."""
+    base = FitConfig(
+        layout=layout,
+        recipe=name,
+        size=512 if layout == "kolektor-sdd" and name == "paper" else 256,
+        mean=round(MEAN.get(layout, 0.5), 4),
+        std=round(STD.get(layout, 0.25), 4),
+        model=ModelConfig(width=width),
+    )
+    if name == "paper":
+        return base
+    if name != "fast":
+        raise ValueError(f"recipe {name!r}: paper or fast")
+    return replace(
+        base,
+        epochs=60,
+        learning_rate=2e-3,
+        weight_decay=1e-2,
+        warmup_steps=100,
+        clip_norm=5.0,
+        ema=0.99,
+        augment=AugmentConfig(horizontal_flip=0.5, affine=0.5),
+    )
+
+
+def to_json(config: FitConfig) -> dict[str, Any]:
+    """Plain data, ready for JSON."""
+    return asdict(config)
+
+
+def from_json(data: dict[str, Any]) -> FitConfig:
+    """The inverse of ``to_json``; an unknown key is a TypeError."""
+    plain = dict(data)
+    return FitConfig(
+        **{
+            **plain,
+            "model": ModelConfig(**plain["model"]),
+            "loss": LossConfig(**plain["loss"]),
+            "augment": AugmentConfig(**plain["augment"]),
+        }
+    )

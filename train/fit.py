@@ -1,0 +1,275 @@
+"""The training loop. ``fit`` reads top to bottom; what it calls stands above it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from train.checkpoint import Progress, load, save
+from train.config import FitConfig, from_json, to_json
+from train.data import Batch, Item, epoch_order, load_items, plain_batches, steps_in, train_batches
+from train.losses import LossParts, total_loss
+from train.model import LSANet
+from train.monitor import Monitor
+from train.split import Split, make_split, read_split, sides
+
+
+class Average:
+    """Exponential moving average of weights and BN statistics; slower at first, so that the start is forgotten."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            kept = self.state[name]
+            if kept.is_floating_point():
+                kept.lerp_(value.detach().to(kept.dtype), 1 - decay)
+            else:
+                kept.copy_(value)
+
+
+def make_optimiser(model: nn.Module, config: FitConfig) -> Optimizer:
+    """AdamW with beta1 = the paper's momentum, or SGD with momentum; BN and biases are not decayed in ``fast``."""
+    decayed = [p for p in model.parameters() if p.ndim > 1 or config.recipe == "paper"]
+    plain = [p for p in model.parameters() if p.ndim <= 1 and config.recipe != "paper"]
+    groups = [{"params": decayed}, *([{"params": plain, "weight_decay": 0.0}] if plain else [])]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    betas = (config.momentum, 0.999)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: FitConfig, step: int, steps: int, seconds: float) -> float:
+    """Linear warm-up, then a cosine to 0 over ``steps``, or over ``max_minutes`` where that ends sooner."""
+    done = step / max(steps, 1)
+    if config.max_minutes:
+        done = max(done, seconds / (config.max_minutes * 60))
+    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@torch.no_grad()
+def validate(model: LSANet, items: Sequence[Item], config: FitConfig, fabric: Any) -> dict[str, float]:
+    """Set IoU, image Dice and image-level errors of the validation side at 0.5."""
+    model.eval()
+    both = either = 0.0
+    dice: list[float] = []
+    wrong = {"escapes": 0, "overkill": 0}
+    bad = sum(item.defective for item in items)
+    at = 0
+    for batch in plain_batches(items, config):
+        moved = move(batch, fabric.device)
+        with fabric.autocast():
+            logits = model(moved.image).logits
+        found, mask = logits.float() > 0, moved.mask > 0
+        inter = (found & mask).flatten(1).sum(1).double()
+        union = (found | mask).flatten(1).sum(1).double()
+        both, either = both + float(inter.sum()), either + float(union.sum())
+        dice += [float(2 * i / (i + u)) if u else 0.0 for i, u in zip(inter, union, strict=True)]
+        any_found = found.flatten(1).any(1).tolist()
+        for item, flagged in zip(items[at : at + len(any_found)], any_found, strict=True):
+            wrong["escapes"] += item.defective and not flagged
+            wrong["overkill"] += flagged and not item.defective
+        at += len(any_found)
+    return {
+        "iou": both / max(either, 1.0),
+        "dice": sum(dice) / max(len(dice), 1),
+        "escapes": wrong["escapes"] / max(bad, 1),
+        "overkill": wrong["overkill"] / max(len(items) - bad, 1),
+    }
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """To the device, channels last."""
+    to = [t.to(device, memory_format=torch.channels_last, non_blocking=True) for t in (batch.image, batch.mask)]
+    return Batch(to[0], to[1], batch.boxes.to(device, non_blocking=True))
+
+
+def make_fabric(config: FitConfig) -> Any:
+    """One process, or as many as ``torchrun`` started: DDP over the GPUs, or over processes on a CPU."""
+    from lightning_fabric import Fabric
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    cuda = torch.cuda.is_available()
+    kind = {"bf16": "bf16-mixed", "fp16": "16-mixed" if cuda else "bf16-mixed", "f32": "32-true"}
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=local if world > 1 else 1,
+        num_nodes=max(world // local, 1),
+        strategy="ddp" if world > 1 else "auto",
+        precision=kind[config.precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+def prepare(config: FitConfig, data: Path, out: Path) -> tuple[list[Item], list[Item], Split]:
+    """Items of both sides; the split file is written once and read ever after."""
+    items = load_items(data, config.layout, config.size, config.whole_every)
+    path = out / "split.json"
+    if path.is_file():
+        split = read_split(path)
+    else:
+        split = make_split(items, config.layout, config.protocol, config.validation_share, config.split_seed)
+        split.write(path)
+    training, validation = sides(items, split)
+    if config.defective_share >= 1:
+        training = [item for item in training if item.defective]
+    return training, validation, split
+
+
+def fit(config: FitConfig, data: Path, out: Path, resume: bool = False, stop_after: int = 0) -> Progress:
+    """Train; leaves ``last.pt``, ``best.pt`` (best validation IoU), ``split.json``, ``config.json``, TensorBoard in ``out``.
+
+    ``resume`` goes on from ``last.pt`` under the configuration that stands in it, bit for bit on the CPU in the same
+    precision and thread count; an epoch that was cut short is repeated. ``stop_after`` ends after that many epochs,
+    as a kill would (0 = run to the end).
+    """
+    saved = load(out / "last.pt") if resume and (out / "last.pt").is_file() else None
+    if saved is not None:
+        config = from_json(saved["config"])
+    torch.set_num_threads(config.threads)
+    cv2.setNumThreads(1)
+    fabric = make_fabric(config)
+    if fabric.global_rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n", encoding="utf-8")
+        prepare(config, data, out)
+    fabric.barrier()
+    training, validation, split = prepare(config, data, out)
+
+    fabric.seed_everything(config.seed, verbose=False)
+    network = LSANet(config.model).to(memory_format=torch.channels_last)
+    model, optimiser = fabric.setup(network, make_optimiser(network, config))
+    progress = Progress()
+    average = Average(network, config.ema) if config.ema else None
+    if saved is not None:
+        if saved["split_sha256"] != split.sha256:
+            raise ValueError(f"{out}: the split changed since the checkpoint was written")
+        network.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        progress = Progress(**saved["progress"])
+        if average is not None:
+            average.state = saved["average"]
+
+    steps_each = steps_in(len(epoch_order(training, config, 0)), config.batch)
+    steps = steps_each * config.epochs
+    if not steps:
+        raise ValueError(f"{len(training)} training images do not fill one batch of {config.batch}")
+    start, before = time.perf_counter(), progress.seconds
+    with Monitor(out, config, steps_each, quiet=fabric.global_rank != 0, done=progress.epoch) as monitor:
+        while progress.epoch < config.epochs and not _time_is_up(config, progress):
+            model.train()
+            monitor.epoch_starts(progress)
+            for batch in train_batches(training, config, progress.epoch, fabric.global_rank, fabric.world_size):
+                seconds = before + time.perf_counter() - start
+                rate = learning_rate(config, progress.step, steps, seconds)
+                parts = train_step(model, optimiser, move(batch, fabric.device), rate, config, fabric)
+                progress.step += 1
+                if average is not None:
+                    average.update(network, progress.step)
+                monitor.step(parts, rate, config.batch)
+            progress.epoch += 1
+            progress.seconds = before + time.perf_counter() - start
+            last = progress.epoch >= config.epochs or _time_is_up(config, progress)
+            row = monitor.epoch_row(progress)
+            if fabric.global_rank == 0:
+                if last or progress.epoch % config.validate_every == 0:
+                    judged = averaged(network, average)
+                    row |= validate(judged, validation, config, fabric)
+                    monitor.pictures(judged, validation, progress, fabric)
+                progress.history.append(row)
+                monitor.epoch_ends(row, progress)
+                _keep(out, config, network, average, optimiser, progress, split, row)
+            fabric.barrier()
+            if stop_after and progress.epoch >= stop_after:
+                break
+    return progress
+
+
+def train_step(
+    model: Any, optimiser: Optimizer, batch: Batch, rate: float, config: FitConfig, fabric: Any
+) -> LossParts:
+    """One optimiser step."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    outputs = model(batch.image)
+    with torch.autocast(batch.image.device.type, enabled=False):
+        parts = total_loss(outputs, batch.mask, batch.boxes, config.loss)
+    optimiser.zero_grad(set_to_none=True)
+    fabric.backward(parts.total)
+    if config.clip_norm:
+        fabric.clip_gradients(model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False)
+    optimiser.step()
+    return parts
+
+
+def averaged(network: LSANet, average: Average | None) -> LSANet:
+    """The network to judge: a copy with the averaged weights, or the network itself."""
+    if average is None:
+        return network
+    copy = LSANet(network.config).to(next(network.parameters()).device, memory_format=torch.channels_last)
+    copy.load_state_dict(average.state)
+    return copy
+
+
+def _keep(
+    out: Path,
+    config: FitConfig,
+    network: LSANet,
+    average: Average | None,
+    optimiser: Optimizer,
+    progress: Progress,
+    split: Split,
+    row: dict[str, float],
+) -> None:
+    """Write ``last.pt``, and ``best.pt`` when this epoch validated best so far."""
+    state = average.state if average is not None else None
+    better = row.get("iou", -1.0) > progress.best_iou
+    if better:
+        progress.best_iou, progress.best_epoch = row["iou"], progress.epoch
+        save(out / "best.pt", config, network.state_dict(), progress, split.sha256, average=state)
+    save(out / "last.pt", config, network.state_dict(), progress, split.sha256, optimiser.state_dict(), state)
+
+
+def _time_is_up(config: FitConfig, progress: Progress) -> bool:
+    return bool(config.max_minutes) and progress.seconds >= config.max_minutes * 60
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """For tests: torch refuses operations whose result depends on timing."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def with_overrides(config: FitConfig, **changes: Any) -> FitConfig:
+    """A recipe with what the command line changed; None leaves a value as it is."""
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """A detached copy of weights and statistics."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
