@@ -7,7 +7,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from inspector.frame import FloatMap, Grey
+from inspector.frame import BoolMap, FloatMap, Grey
 
 
 def resize_to_input(image: Grey, height: int, width: int) -> Grey:
@@ -59,3 +59,14 @@ def _grey_table(mean: float, std: float) -> FloatMap:
 def _require_grey(image: Grey) -> None:
     if image.ndim != 2 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"expected a 2-D uint8 image, found {image.dtype} of shape {image.shape}")
+
+
+def resize_mask(mask: BoolMap, height: int, width: int) -> BoolMap:
+    """A labelled mask (H x W bool) at the size of the score map: a pixel half covered counts.
+
+    A defect that would vanish keeps its best-covered pixels, so that no defective image turns good by shrinking.
+    """
+    soft = resize_to_input(np.where(mask, 255, 0).astype(np.uint8), height, width)
+    if mask.any() and soft.max() <= 127:
+        return np.asarray(soft == soft.max())
+    return np.asarray(soft > 127)
