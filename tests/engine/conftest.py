@@ -1,0 +1,54 @@
+"""Bundles on disk, made of random networks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+for place in (HERE, HERE.parent):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+
+import networks  # noqa: E402
+
+from inspector.engine.bundle import Bundle, write_bundle  # noqa: E402
+
+MakeBundle = Callable[..., Bundle]
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    """Writes a bundle of the given ONNX bytes under a fresh directory."""
+
+    def make(onnx_bytes: bytes, size: tuple[int, int], name: str = "sketch", golden: int = 3) -> Bundle:
+        return write_bundle(
+            tmp_path / "engines" / name,
+            name=name,
+            onnx_bytes=onnx_bytes,
+            mean=0.5,
+            std=0.25,
+            classes=["defect"],
+            threshold=0.5,
+            min_area_px=4,
+            training={"data": "random weights"},
+            parity={"torch": None},
+            cite=["chosen by hand for tests"],
+            golden_images=networks.images(golden, size, seed=7),
+            created_wall_ns=1_700_000_000_000_000_000,
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny_bundle(make_bundle: MakeBundle) -> Bundle:
+    return make_bundle(networks.tiny(), (64, 48), "tiny")
+
+
+@pytest.fixture
+def lsa_bundle(make_bundle: MakeBundle) -> Bundle:
+    return make_bundle(networks.lsa_like(), (64, 64), "lsa")
