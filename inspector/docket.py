@@ -190,6 +190,11 @@ class Docket:
         with self._lock:
             return len(self._lines)
 
+    @property
+    def undecided(self) -> int:
+        with self._lock:
+            return sum(line.settled is None for line in self._lines.values())
+
     def statistics(self) -> DocketStatistics:
         """Counts so far."""
         with self._lock:

@@ -57,3 +57,12 @@ class LedgerError(InspectorError):
     """The ledger or the store cannot be written or read."""
 
     exit_code = 1
+
+    full = False
+    """True when the disk is full: the same write works again once space returns."""
+
+
+class LedgerFullError(LedgerError):
+    """The disk is full."""
+
+    full = True

@@ -1,0 +1,175 @@
+"""How much the line adds to the bare engine loop: the same frames, the same engine, in turn, in one run."""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from inspector.camera import Camera, CameraStatistics
+from inspector.cameras import make_camera
+from inspector.clock import Clock, SystemClock
+from inspector.config import CameraSettings, Settings, load
+from inspector.errors import InspectorError
+from inspector.figures import percentiles
+from inspector.frame import Decision, FloatMap, Frame, Missed
+from inspector.link.listen import ReferenceController
+from inspector.recipe import engine_opener, open_proven, read_ingredients
+from inspector.station import Hooks, Station
+
+BLOCK = 25
+"""Frames per turn: short enough that both loops see the same disturbances of the machine."""
+
+
+class OneAtATime:
+    """A camera that hands over a given frame when it is told to."""
+
+    name = "bench"
+    exhausted = False
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._frames = clock, queue.SimpleQueue[Frame]()
+
+    def open(self) -> None:
+        return
+
+    def push(self, frame: Frame) -> None:
+        """The frame becomes available now."""
+        self._frames.put(replace(frame, taken_ns=self._clock.now_ns()))
+
+    def next(self, timeout_s: float) -> Frame | Missed | None:
+        try:
+            return self._frames.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        return
+
+    def statistics(self) -> CameraStatistics:
+        return CameraStatistics(connected=True)
+
+
+def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict[str, Any]:
+    """Figures with the keys of ``bench --json``. Latencies in milliseconds; line = frame available -> controller."""
+    clock = clock or SystemClock()
+    with tempfile.TemporaryDirectory(prefix="inspector-bench-") as scratch:
+        wanted = _settings(settings, Path(scratch))
+        ingredients = read_ingredients(wanted)
+        frames = _frames(wanted.camera, ingredients.preprocess.window, clock)
+        opened = open_proven(ingredients.bundle, engine_opener(wanted))
+        tensors = _tensors(frames, ingredients.preprocess.prepare)
+        camera = OneAtATime(clock)
+        running = _Running(wanted, camera)
+        try:
+            engine_ms, line_ms = [], []
+            for start in range(0, parts, BLOCK):
+                numbers = range(start, min(start + BLOCK, parts))
+                for number in numbers:
+                    t0 = clock.now_ns()
+                    opened.engine.infer(tensors[number % len(tensors)])
+                    engine_ms.append((clock.now_ns() - t0) / 1e6)
+                for number in numbers:
+                    frame = replace(frames[number % len(frames)], frame_id=number + 1, part_id=f"bench-{number + 1}")
+                    line_ms.append(running.once(camera, frame))
+        finally:
+            running.stop()
+            opened.engine.close()
+    engine, line = percentiles(engine_ms).to_json(), percentiles(line_ms).to_json()
+    info = opened.engine.info
+    return {
+        "engine_ms": engine,
+        "line_ms": line,
+        "overhead_ms": {key: _difference(line[key], engine[key]) for key in ("p50", "p99")},
+        "engine": f"{info.bundle} {info.backend} {info.precision} {info.plan_hash[:16]}",
+        "parts": parts,
+        "stages_us": running.stages(),
+    }
+
+
+class _Running:
+    """A station in a thread, with a controller that tells when an answer came."""
+
+    def __init__(self, settings: Settings, camera: Camera) -> None:
+        self._answers: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._stages: dict[str, list[int]] = {}
+        self._controller: ReferenceController | None = None
+        self._ready, self._failed = threading.Event(), threading.Event()
+        hooks = Hooks(wrap_camera=lambda _: camera, on_linked=self._connect, on_ready=self._ready.set)
+        self._station = Station(settings, hooks=hooks)
+        self._fault: InspectorError | None = None
+        self._thread = threading.Thread(target=self._run, name="station", daemon=True)
+        self._thread.start()
+        self._ready.wait(60)
+        if self._fault is not None:
+            raise self._fault
+
+    def _run(self) -> None:
+        try:
+            self._station.run()
+        except InspectorError as fault:
+            self._fault = fault
+        finally:
+            self._ready.set()
+
+    def _connect(self) -> None:
+        self._controller = ReferenceController(self._station.endpoint, on_answer=self._heard)
+        self._controller.start()
+
+    def _heard(self, message: Any, received_ns: int) -> None:
+        self._answers.put((received_ns - message.answer.taken_ns) / 1e6)
+        for name, us in message.answer.stages_us:
+            self._stages.setdefault(name, []).append(us)
+
+    def once(self, camera: OneAtATime, frame: Frame) -> float:
+        """Milliseconds from the frame to its answer at the controller."""
+        camera.push(frame)
+        return self._answers.get(timeout=30)
+
+    def stages(self) -> dict[str, float | None]:
+        """Median of each stage in microseconds."""
+        return {name: percentiles(values).p50 for name, values in self._stages.items()}
+
+    def stop(self) -> None:
+        self._station.stop("bench done")
+        self._thread.join(10)
+        if self._controller is not None:
+            self._controller.stop()
+
+
+def _settings(settings: Settings, scratch: Path) -> Settings:
+    tables = settings.model_dump(exclude_defaults=True)
+    tables.setdefault("station", {})["state_dir"] = scratch / "state"
+    tables.setdefault("link", {}).update(endpoint="tcp://127.0.0.1:*", viewers="tcp://127.0.0.1:*")
+    tables.setdefault("timing", {}).update(gate_ms=20_000.0)
+    tables.setdefault("log", {}).update(parts=False, level="error")
+    tables.setdefault("health", {})["metrics"] = ""
+    tables.setdefault("engine", {})["keep_alive_s"] = 0.0
+    return load(None, {}, **tables).settings
+
+
+def _frames(settings: CameraSettings, window: tuple[int, int, int, int] | None, clock: Clock) -> list[Frame]:
+    camera = make_camera(settings.model_copy(update={"rate_hz": 0.0}), clock=clock, window=window, count=50)
+    camera.open()
+    try:
+        found: list[Frame] = []
+        while len(found) < 50 and not camera.exhausted:
+            arrived = camera.next(5.0)
+            if isinstance(arrived, Frame):
+                found.append(arrived)
+        return found
+    finally:
+        camera.close()
+
+
+def _tensors(frames: list[Frame], prepare: Callable[[Frame], Any]) -> list[FloatMap]:
+    crops = [prepare(frame) for frame in frames]
+    return [crop.tensor for crop in crops if not isinstance(crop, Decision)]
+
+
+def _difference(line: float | None, engine: float | None) -> float | None:
+    return None if line is None or engine is None else line - engine

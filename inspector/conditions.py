@@ -1,0 +1,71 @@
+"""What is wrong right now, and the state it leaves the station in. Names follow OPC 40100-1."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inspector.clock import Clock
+from inspector.frame import State
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is wrong: since when, what, and what to do."""
+
+    name: str
+    text: str
+    since_ns: int
+
+
+HINTS = {
+    "camera": "Check cable, power and that no other program holds the camera; the daemon reconnects by itself",
+    "engine": "The part is INVALID; `inspector engines` tells whether the plan fits this machine",
+    "ledger": "Check disk space and that the state directory is writable; parts are INVALID until rows commit",
+    "controller": "Check the controller and the network; the controller must treat silence as reject",
+    "store": "Images are not kept; check disk space and store.quota_mb",
+}
+
+
+class Conditions:
+    """The set of present conditions. ``on_change`` hears each that comes or goes, once."""
+
+    def __init__(self, clock: Clock, on_change: Callable[[Condition, bool], None] = lambda condition, on: None) -> None:
+        self._clock, self._on_change = clock, on_change
+        self._lock = threading.Lock()
+        self._present: dict[str, Condition] = {}
+        self._state = State.PREOPERATIONAL
+
+    def raise_fault(self, name: str, text: str) -> None:
+        """The condition holds from now on; a repeated text is not told again."""
+        with self._lock:
+            known = self._present.get(name)
+            if known is not None:
+                return
+            condition = self._present[name] = Condition(name, text, self._clock.now_ns())
+        self._on_change(condition, True)
+
+    def clear(self, name: str) -> None:
+        """The condition is over."""
+        with self._lock:
+            condition = self._present.pop(name, None)
+        if condition is not None:
+            self._on_change(condition, False)
+
+    def enter(self, state: State) -> None:
+        """The state that holds while nothing is wrong."""
+        with self._lock:
+            self._state = state
+
+    @property
+    def state(self) -> State:
+        """ERROR while a condition holds in an operational state."""
+        with self._lock:
+            operational = self._state in (State.READY, State.SINGLE_EXECUTION, State.CONTINUOUS_EXECUTION)
+            return State.ERROR if self._present and operational else self._state
+
+    def present(self) -> tuple[Condition, ...]:
+        """What is wrong right now, oldest first."""
+        with self._lock:
+            return tuple(sorted(self._present.values(), key=lambda one: one.since_ns))

@@ -1,0 +1,68 @@
+"""What a line is fitted with: its seams to ledger and link, and the recipe parts are decided by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from inspector.decision import Rules
+from inspector.engine import Engine
+from inspector.frame import Answer, Entry, Frame, Hashes
+from inspector.ledger.book import Row
+from inspector.link.controller import Event
+from inspector.preprocess import Preprocess
+
+Stages = tuple[tuple[str, int], ...]
+"""(stage, microseconds), in the order in which they ran."""
+
+
+class Ledger(Protocol):
+    """What the line needs of the ledger: the book on disk, or one in memory for the simulated drill."""
+
+    @property
+    def durable(self) -> int: ...
+
+    def write(self, batch: Sequence[Row]) -> None: ...
+
+
+class Link(Protocol):
+    """What the line needs of the controller's link: the socket, or a simulated network."""
+
+    def wait(self, timeout_s: float) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def send(self, answer: Answer, *, durable: int) -> bool: ...
+
+    def service(self, now_ns: int) -> list[Event]: ...
+
+    def next_wake_ns(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What parts are decided with. Swapped whole, between two parts."""
+
+    engine: Engine
+    preprocess: Preprocess
+    rules: Rules
+    hashes: Hashes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A frame with its line in the docket, waiting for the engine."""
+
+    entry: Entry
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Numbers of the line that are neither rules nor sizes of its channels."""
+
+    views: int = 1
+    announcements: bool = False
+    announce_wait_ns: int = 20_000_000
+    keep_alive_ns: int = 0

@@ -1,0 +1,79 @@
+"""What the station tells about itself: the tally of answers and the service manager's notifications."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from inspector.figures import percentiles
+from inspector.frame import Settled, Verdict
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of answers so far. One thread adds (the answering one); others read figures that may be one part old."""
+
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    triggered: int = 0
+    acknowledged: int = 0
+    escapes: int = 0
+    overkill: int = 0
+    defective: int = 0
+    good: int = 0
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
+    """Frame available -> answer handed to the socket, of the last 100,000 parts."""
+
+    def add(self, settled: Settled, sent_ns: int) -> None:
+        answer = settled.answer
+        self.verdicts[answer.verdict] += 1
+        if answer.reason is not None:
+            self.reasons[answer.reason.value] += 1
+        self.latencies_ms.append((sent_ns - answer.taken_ns) / 1e6)
+        if settled.truth is None:
+            return
+        self.defective += settled.truth
+        self.good += not settled.truth
+        self.escapes += settled.truth and answer.verdict is Verdict.PASS
+        self.overkill += not settled.truth and answer.verdict is Verdict.FAIL
+
+    @property
+    def answered(self) -> int:
+        return self.verdicts.total()
+
+    def figures(self) -> dict[str, object]:
+        """The keys that ``run`` and ``demo`` print as JSON."""
+        return {
+            "triggered": self.triggered,
+            "answered": self.answered,
+            "acknowledged": self.acknowledged,
+            "pass": self.verdicts[Verdict.PASS],
+            "fail": self.verdicts[Verdict.FAIL],
+            "invalid": self.verdicts[Verdict.INVALID],
+            "reasons": dict(sorted(self.reasons.items())),
+            "defective": self.defective,
+            "good": self.good,
+            "escapes": self.escapes,
+            "overkill": self.overkill,
+            "latency_ms": percentiles(list(self.latencies_ms)).to_json(),
+        }
+
+
+class Notifier:
+    """sd_notify in a few lines; silent where no service manager listens."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "") if address is None else address
+
+    def tell(self, *lines: str) -> None:
+        """Send state lines such as READY=1. A lost notification is not worth a fault."""
+        if not self._address:
+            return
+        target = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            try:
+                channel.sendto("\n".join(lines).encode(), target)
+            except OSError:
+                return

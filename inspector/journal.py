@@ -1,0 +1,49 @@
+"""The journal: JSON for the service, colour for a terminal; at most one line per part."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from inspector.frame import Answer, Settled
+
+Log = Any  # structlog's bound logger has no narrower public type
+
+
+def open_journal(level: str = "info", form: str = "auto") -> Log:
+    """Configure and return the logger. ``form``: auto (console on a terminal, else JSON), json, console."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    return structlog.get_logger("inspector")
+
+
+def tell_part(log: Log, settled: Settled) -> None:
+    """The one line of a part."""
+    answer = settled.answer
+    fields: dict[str, Any] = {"part": answer.part_id, "sequence": answer.sequence, "frame": answer.frame_id}
+    fields |= dict(answer.stages_us)
+    if answer.defects:
+        fields["defects"] = len(answer.defects)
+        fields["largest"] = f"{answer.defects[0].shape.value} {answer.defects[0].area_px:.0f} px"
+    if answer.verdict.value == "INVALID":
+        log.warning("INVALID", reason=_reason(answer), detail=answer.detail, **fields)
+    else:
+        log.info(answer.verdict.value, **fields)
+
+
+def _reason(answer: Answer) -> str:
+    return answer.reason.value if answer.reason is not None else ""

@@ -1,0 +1,27 @@
+"""Frame -> located crop -> score map -> verdict. The same for the line, replay and bench."""
+
+from __future__ import annotations
+
+from inspector.clock import Clock
+from inspector.decision import decide
+from inspector.errors import EngineError
+from inspector.fittings import Recipe, Stages
+from inspector.frame import Decision, Evidence, Frame, Reason, invalid
+
+
+def judge(frame: Frame, recipe: Recipe, clock: Clock) -> tuple[Decision, Evidence, Stages]:
+    """The decision on one frame, what was seen, and how long each stage took. Raises nothing of ours."""
+    t0 = clock.now_ns()
+    crop = recipe.preprocess.prepare(frame)
+    t1 = clock.now_ns()
+    prepared = ("prepare", (t1 - t0) // 1000)
+    if isinstance(crop, Decision):
+        return crop, Evidence(image=frame.pixels), (prepared,)
+    try:
+        scores = recipe.engine.infer(crop.tensor)[0, 0]
+    except EngineError as error:
+        return invalid(Reason.ENGINE_FAULT, str(error)), Evidence(image=crop.image), (prepared,)
+    t2 = clock.now_ns()
+    decision, mask = decide(scores, recipe.rules, crop.geometry)
+    stages = (prepared, ("engine", (t2 - t1) // 1000), ("decide", (clock.now_ns() - t2) // 1000))
+    return decision, Evidence(crop.image, mask), stages

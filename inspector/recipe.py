@@ -1,0 +1,85 @@
+"""From settings to what parts are decided with: bundle, calibration, rules, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from inspector.config import Settings
+from inspector.decision import Rules
+from inspector.engine import Engine
+from inspector.engine.bundle import Bundle, load_bundle
+from inspector.engine.choose import Opened, open_engine, self_test, warm_up
+from inspector.fittings import Recipe
+from inspector.frame import Hashes
+from inspector.preprocess import Calibration, Preprocess, load_calibration
+
+OpenEngine = Callable[[Bundle], Opened]
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What was read and checked before anything was started."""
+
+    bundle: Bundle
+    calibration: Calibration
+    preprocess: Preprocess
+    rules: Rules
+    settings_hash: str
+
+    def recipe(self, engine: Engine) -> Recipe:
+        """The recipe with this engine; its hashes stand in every answer."""
+        hashes = Hashes(engine.info.plan_hash[:16], self.calibration.hash[:16], self.settings_hash)
+        return Recipe(engine, self.preprocess, self.rules, hashes)
+
+
+def read_ingredients(settings: Settings) -> Ingredients:
+    """Load and check bundle, calibration and rules. Raises EngineError or ConfigError."""
+    bundle = load_bundle(settings.engine.bundle)
+    calibration = load_calibration(settings.part.calibration)
+    preprocess = Preprocess(calibration, height=bundle.height, width=bundle.width, mean=bundle.mean, std=bundle.std)
+    return Ingredients(bundle, calibration, preprocess, read_rules(settings, bundle), settings.short_hash())
+
+
+def read_rules(settings: Settings, bundle: Bundle) -> Rules:
+    """The station's rules; what the configuration leaves open comes from the bundle's operating point."""
+    chosen = settings.decision
+    table: dict[str, Any] = {"threshold": chosen.threshold or bundle.threshold}
+    table |= chosen.limits or {"min_area_px": float(bundle.min_area_px)}
+    table["review"] = dict(chosen.review)
+    table["zones"] = [zone.model_dump(mode="python", exclude_defaults=True) for zone in chosen.zones]
+    return Rules.parse(_without_empty(table))
+
+
+def engine_opener(settings: Settings) -> OpenEngine:
+    """How the settings want the engine opened; tests and the drill hand in another."""
+    wanted = settings.engine
+
+    def opener(bundle: Bundle) -> Opened:
+        return open_engine(
+            bundle,
+            backend=wanted.backend,
+            precision=wanted.precision,
+            threads=wanted.threads,
+            pinning=wanted.pinning,
+            cache_dir=settings.station.state_dir / "cache",
+        )
+
+    return opener
+
+
+def open_proven(bundle: Bundle, opener: OpenEngine) -> Opened:
+    """Open, warm up and check against the reference images. Raises EngineError; nothing unproven comes back."""
+    opened = opener(bundle)
+    try:
+        warm_up(opened.engine)
+        self_test(opened.engine, bundle)
+    except BaseException:
+        opened.engine.close()
+        raise
+    return opened
+
+
+def _without_empty(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if value not in ({}, [], ())}
