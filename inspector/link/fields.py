@@ -31,6 +31,7 @@ def part_id_field(part_id: str) -> tuple[bytes, bool]:
 
 
 def part_id_text(field: bytes) -> str:
+    """The id in 32 header bytes. Raises LinkError."""
     encoded = field.rstrip(b"\0")
     if b"\0" in encoded:
         raise LinkError("part id cannot be read", expected="text, then only NUL", found=repr(field))
@@ -41,16 +42,16 @@ def part_id_text(field: bytes) -> str:
 
 
 def hash_field(digits: str) -> bytes:
+    """16 hex digits as 8 bytes; no hash, and one of zeros only, as 8 zero bytes. Raises LinkError."""
     try:
         field = bytes.fromhex(digits)
     except ValueError:
         field = b""
-    if digits and (len(digits) != 16 or field.hex() != digits or not any(field)):
-        raise LinkError(
-            "hash cannot be written", expected="16 lower-case hex digits, not all 0, or none", found=repr(digits)[:40]
-        )
+    if digits and (len(digits) != 16 or field.hex() != digits):
+        raise LinkError("hash cannot be written", expected="16 lower-case hex digits, or none", found=repr(digits)[:40])
     return field
 
 
 def hash_text(field: bytes) -> str:
+    """16 hex digits; empty where the field is all zero."""
     return field.hex() if any(field) else ""

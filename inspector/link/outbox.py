@@ -1,0 +1,156 @@
+"""Answers that wait for their acknowledgement. No sockets and no clock: the caller brings both."""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from inspector.frame import Answer, Verdict
+from inspector.link import wire
+
+Key = tuple[int, int]
+"""(epoch, sequence): the identity of an answer."""
+NEVER_NS = 1 << 63
+
+
+class Told(enum.Enum):
+    """What an acknowledgement said."""
+
+    NEW = "new"
+    AGAIN = "again"
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One answer on its way."""
+
+    key: Key
+    frames: list[bytes]
+    due_ns: int
+    until_ns: int
+    """From here on it is not sent any more: its due time; for an INVALID its grace after that or after it came."""
+    durable: int
+    next_ns: int
+    attempts: int = 0
+
+    def stamped(self, now_ns: int, durable: int, epoch: int) -> list[bytes]:
+        """The frames as they are sent now; whatever an earlier run may have sent counts as sent before."""
+        self.durable = max(self.durable, durable) if self.key[0] == epoch else self.durable
+        return wire.restamp(
+            self.frames,
+            left_us=(self.due_ns - now_ns) // 1000,
+            durable=self.durable,
+            resent=self.attempts > 0 or self.key[0] != epoch,
+        )
+
+
+@dataclass(slots=True)
+class _Known:
+    digest: bytes
+    acknowledged: bool = False
+
+
+class Outbox:
+    """Keeps each answer until it is acknowledged or too late. First content wins; memory is bounded.
+
+    ``capacity`` answers wait at most (one more displaces the one that is due first); of ``memory`` answers it is
+    remembered what they said and whether they were acknowledged."""
+
+    def __init__(self, *, resend_ns: int, grace_ns: int, capacity: int = 4096, memory: int = 8192) -> None:
+        self._resend_ns, self._grace_ns = resend_ns, grace_ns
+        self._capacity, self._memory = capacity, memory
+        self._waiting: OrderedDict[Key, Waiting] = OrderedDict()
+        self._known: OrderedDict[Key, _Known] = OrderedDict()
+        self._soonest_ns = NEVER_NS
+        self.peak = 0
+        self.conflicts = self.withheld = self.expired = self.displaced = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, answer: Answer, frames: list[bytes], durable: int, now_ns: int) -> Waiting | None:
+        """Take an answer in, for the caller to send or ``postpone`` now.
+
+        None where it must not be sent: too late, known with other content, or acknowledged already."""
+        key = (answer.epoch, answer.sequence)
+        digest = wire.content_digest(frames)
+        known = self._known.get(key)
+        if known is not None and known.digest != digest:
+            self.conflicts += 1
+            return None
+        if known is not None and known.acknowledged:
+            return None
+        until_ns = answer.due_ns
+        if answer.verdict is Verdict.INVALID:  # harmless at any time, so it has its grace even where it comes late
+            until_ns = max(until_ns, now_ns) + self._grace_ns
+        if now_ns >= until_ns:
+            self.withheld += 1
+            return None
+        self._remember(key, digest)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = Waiting(key, frames, answer.due_ns, until_ns, durable, now_ns)
+            self._waiting[key] = waiting
+            if len(self._waiting) > self._capacity:
+                first = min(self._waiting.values(), key=lambda each: each.until_ns)
+                del self._waiting[first.key]
+                self.displaced += 1
+            self.peak = max(self.peak, len(self._waiting))
+        self._soonest_ns = min(self._soonest_ns, until_ns)
+        return waiting
+
+    def sent(self, waiting: Waiting, now_ns: int) -> None:
+        """It was handed to the socket; the next attempt follows after the resend time."""
+        waiting.attempts += 1
+        self.postpone(waiting, now_ns + self._resend_ns)
+
+    def postpone(self, waiting: Waiting, until_ns: int) -> None:
+        """Try again at ``until_ns``; NEVER_NS = not before the next ``hurry``."""
+        waiting.next_ns = until_ns
+        self._soonest_ns = min(self._soonest_ns, until_ns)
+
+    def hurry(self, now_ns: int) -> None:
+        """The controller is back: all of them are to be sent now, in the order in which they came."""
+        for waiting in self._waiting.values():
+            waiting.next_ns = now_ns
+        if self._waiting:
+            self._soonest_ns = now_ns
+
+    def ready(self, now_ns: int) -> list[Waiting]:
+        """Those to be sent or postponed now. What is too late by now is dropped and counted."""
+        if now_ns < self._soonest_ns:
+            return []
+        for waiting in [each for each in self._waiting.values() if now_ns >= each.until_ns]:
+            del self._waiting[waiting.key]
+            self.expired += 1
+        ready, self._soonest_ns = [], NEVER_NS
+        for waiting in self._waiting.values():
+            if now_ns >= waiting.next_ns:
+                ready.append(waiting)
+                self._soonest_ns = min(self._soonest_ns, waiting.until_ns)
+            else:
+                self._soonest_ns = min(self._soonest_ns, waiting.until_ns, waiting.next_ns)
+        return ready
+
+    def acknowledge(self, key: Key) -> Told:
+        """Forget the frames of an answer; also of one that was too late to be resent."""
+        waiting = self._waiting.pop(key, None)
+        known = self._known.get(key)
+        if known is None:
+            return Told.UNKNOWN if waiting is None else Told.NEW
+        if known.acknowledged:
+            return Told.AGAIN
+        known.acknowledged = True
+        return Told.NEW
+
+    def next_ns(self) -> int:
+        """When ``ready`` has something to do at the earliest; NEVER_NS where nothing waits."""
+        return self._soonest_ns if self._waiting else NEVER_NS
+
+    def _remember(self, key: Key, digest: bytes) -> None:
+        if key not in self._known:
+            self._known[key] = _Known(digest)
+            if len(self._known) > self._memory:
+                self._known.popitem(last=False)

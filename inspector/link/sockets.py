@@ -1,0 +1,120 @@
+"""What the link's sockets have in common: endpoints, binding, and a wake-up that other threads may pull."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import select
+import threading
+from urllib.parse import urlsplit
+
+import zmq
+
+from inspector.errors import ConfigError, LinkError
+
+_SELECT_LIMIT = 1024
+"""select() knows no descriptor from here on."""
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether an endpoint can be reached from this host alone: ipc, inproc, or tcp on a loopback address."""
+    if endpoint.startswith(("ipc://", "inproc://")):
+        return True
+    host = urlsplit(endpoint).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(endpoint: str, *, encrypted: bool, allow_plaintext: bool) -> None:
+    """Raises ConfigError where plaintext would leave this host without having been allowed."""
+    if not (encrypted or allow_plaintext or is_local(endpoint)):
+        raise ConfigError(
+            "plaintext on an address that others can reach",
+            expected="CURVE keys, or a loopback address",
+            found=endpoint,
+            do="Set link.keys_dir, or link.allow_plaintext = true if the network is yours alone.",
+        )
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
+    """Bind and return the endpoint with its real port. Raises LinkError (in use) or ConfigError (not usable)."""
+    try:
+        if "[" in endpoint:
+            socket.setsockopt(zmq.IPV6, 1)
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise LinkError("port in use", found=endpoint, do="Stop the other program, or set another port.") from error
+        if error.errno == errno.EACCES:
+            raise LinkError("endpoint may not be used", found=endpoint, do="Take a port from 1024 on.") from error
+        raise ConfigError(
+            "endpoint cannot be used", expected="tcp://ADDRESS:PORT", found=f"{endpoint} ({error})"
+        ) from error
+    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+
+def harden_tcp(socket: zmq.Socket[bytes]) -> None:
+    """Notice a dead peer or cable after 0.8 s, and drop who does not finish its handshake. Proves no application."""
+    for option, value in (
+        (zmq.HEARTBEAT_IVL, 200),
+        (zmq.HEARTBEAT_TIMEOUT, 600),
+        (zmq.HEARTBEAT_TTL, 800),
+        (zmq.HANDSHAKE_IVL, 2000),
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, 10),
+        (zmq.TCP_KEEPALIVE_INTVL, 2),
+        (zmq.TCP_KEEPALIVE_CNT, 3),
+    ):
+        socket.setsockopt(option, value)
+
+
+class Wake:
+    """Lets any thread end the wait of the one that owns a socket."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handle = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def pull(self) -> None:
+        """End the current or the next wait; does nothing once closed. Any thread."""
+        with self._lock:  # a closed descriptor's number may belong to someone else by now
+            if self._handle >= 0:
+                os.eventfd_write(self._handle, 1)
+
+    def wait(self, socket: zmq.Socket[bytes], timeout_s: float) -> bool:
+        """Until a message is there, the wake-up was pulled, or the time is over. The socket's own thread only.
+
+        Returns False where nothing came. May return True without a message: the caller drains without blocking."""
+        # libzmq's descriptor only tells of changes, so what is already there must be asked for first
+        if int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._drain()
+            return True
+        handles = (int(socket.getsockopt(zmq.FD)), self._handle)
+        if max(handles) < _SELECT_LIMIT:
+            # microseconds; poll() would round a due time up to the next millisecond
+            came = bool(select.select(handles, (), (), max(0.0, timeout_s))[0])
+        else:
+            poller = select.poll()
+            for handle in handles:
+                poller.register(handle, select.POLLIN)
+            came = bool(poller.poll(max(0.0, timeout_s) * 1e3))
+        self._drain()
+        return came
+
+    def close(self) -> None:
+        """Release the descriptor; idempotent."""
+        with self._lock:
+            if self._handle >= 0:
+                os.close(self._handle)
+                self._handle = -1
+
+    def _drain(self) -> None:
+        try:
+            os.eventfd_read(self._handle)
+        except BlockingIOError:
+            return
