@@ -6,7 +6,7 @@ The model, from the surface to the sensor:
    that outer bars are foreshortened; dark mica slots between them; a bright and a dark chamfer line at each bar edge;
    a shoulder near the top where the riser begins; rounded outer corners. The machining leaves streaks along the axis.
 2. **Harmless variety**, on good and defective parts alike: streak strength and bar tone, a few stronger machining
-   lines along the axis (at most about 8 grey levels), wide faint stains (at most about 5), dust of one or two pixels.
+   lines along the axis (at most about 8 grey levels), wide faint stains (about as much), dust of one or two pixels.
 3. **Pose**: the piece is shifted and turned about its centre; the light and the fixture stay with the station.
 4. **Light**: an arc lamp gives a soft, slightly bowed highlight band along the axis that falls off to the sides. Its
    position and strength differ from part to part and, with the exposure, from batch to batch.
