@@ -1,0 +1,48 @@
+# make demo    a simulated line on an embedded default; PARTS=200 stops after 200 parts
+# make test    lint, types, import contracts and the whole test suite
+VENV   := .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PARTS  ?= 60
+RATE   ?= 10
+SEED   ?= 1
+
+.PHONY: demo run install test lint types contracts check bench service-check clean
+
+demo: $(VENV)/.base
+	$(BIN)/inspector demo --parts $(PARTS) --rate $(RATE) --seed $(SEED)
+
+install: $(VENV)/.dev
+
+test: $(VENV)/.dev lint types contracts
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.base
+	$(BIN)/inspector bench
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The daemon alone: no torch, no test tools.
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .[dev]
+	touch $(VENV)/.base $@
+
+clean:
+	rm -rf $(VENV) build demo-out state runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

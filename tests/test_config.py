@@ -1,0 +1,87 @@
+"""Configuration: complete, sourced, and every fault told at once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from inspector.config import Settings, load
+from inspector.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_config_toml_is_valid_and_names_every_key() -> None:
+    """The file at the root is the documentation of the configuration."""
+    load(ROOT / "config.toml", {})
+    text = (ROOT / "config.toml").read_text(encoding="utf-8")
+    for section, field in Settings.model_fields.items():
+        part = text.split(f"\n[{section}]", maxsplit=1)[1].split("\n[", maxsplit=1)[0]
+        for key in getattr(field.annotation, "model_fields", {}):
+            assert f"\n{key} = " in part or f"\n# {key} = " in part, f"{section}.{key} is missing in config.toml"
+
+
+def test_config_toml_shows_the_defaults() -> None:
+    """Only the calibration of the embedded synthetic station differs from a bare default."""
+    table = tomllib.loads((ROOT / "config.toml").read_text(encoding="utf-8"))
+    shown, bare = load(ROOT / "config.toml", {}).settings, load(None, {}).settings
+    differs = {
+        f"{section}.{key}"
+        for section in table
+        for key in table[section]
+        if getattr(getattr(shown, section), key) != getattr(getattr(bare, section), key)
+    }
+    assert differs == {"part.calibration"}
+
+
+def test_all_faults_are_told_at_once_with_the_nearest_key(tmp_path: Path) -> None:
+    """One run of check-config is enough to mend a file."""
+    path = tmp_path / "bad.toml"
+    path.write_text('[camera]\nkindd = "x"\nrate_hz = -3\n[lnk]\na = 1\n')
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"INSPECTOR_TIMING__GATE_MS": "5"})
+    text = str(caught.value)
+    for word in ("camera.kindd", "camera.kind?", "camera.rate_hz = -3", "[link]?", "gate_ms must be larger"):
+        assert word in text
+    assert caught.value.exit_code == 2
+    assert "\n" not in text
+
+
+def test_the_environment_overrides_the_file_and_is_named_as_source(tmp_path: Path) -> None:
+    """The source of each value is part of the effective configuration."""
+    path = tmp_path / "c.toml"
+    path.write_text('[camera]\nkind = "folder"\nseed = 4\n')
+    loaded = load(path, {"INSPECTOR_CAMERA__KIND": "synthetic", "INSPECTOR_CAMERA__FEATURES": '[["Width", 400]]'})
+    rows = {name: (value, source) for name, value, source in loaded.rows()}
+    assert rows["camera.kind"] == ('"synthetic"', "INSPECTOR_CAMERA__KIND")
+    assert rows["camera.seed"] == ("4", str(path))
+    assert rows["camera.loop"] == ("false", "default")
+    assert loaded.settings.camera.features == (("Width", 400),)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("[camera", "not valid TOML"), ("kind = 1", "outside a section"), (None, "does not exist")]
+)
+def test_an_unreadable_file_is_one_line(tmp_path: Path, text: str | None, says: str) -> None:
+    """Missing, malformed, misplaced."""
+    path = tmp_path / "c.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load(path, {})
+
+
+def test_an_unknown_variable_is_an_error() -> None:
+    """A misspelt override must not be ignored silently."""
+    with pytest.raises(ConfigError, match="INSPECTOR_CAMERAS__KIND"):
+        load(None, {"INSPECTOR_CAMERAS__KIND": "folder"})
+
+
+def test_the_settings_hash_follows_what_decides() -> None:
+    """Rules and timing change it, the log level does not."""
+    base = load(None, {}).settings.short_hash()
+    assert load(None, {}, log={"level": "debug"}).settings.short_hash() == base
+    assert load(None, {}, timing={"gate_ms": 151.0}).settings.short_hash() != base
+    assert load(None, {}, decision={"threshold": 0.4}).settings.short_hash() != base

@@ -1,0 +1,97 @@
+"""Channels, stages and the latch."""
+
+from __future__ import annotations
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inspector.clock import PushedClock
+from inspector.flow import Channel, Latch, Stage
+
+
+def test_a_full_channel_hands_back_its_oldest_item() -> None:
+    """What is displaced comes back to the caller, who must settle it."""
+    channel: Channel[int] = Channel(2)
+    assert [channel.offer(n) for n in (1, 2, 3, 4)] == [None, None, 1, 2]
+    assert channel.take_all(0) == [3, 4]
+
+
+def test_a_closed_channel_refuses_and_still_gives_what_waits() -> None:
+    """Nothing that was accepted is lost by closing, and nothing is accepted afterwards."""
+    channel: Channel[str] = Channel(3)
+    channel.offer("a")
+    channel.close()
+    assert channel.offer("b") == "b"
+    assert (channel.take(1.0), channel.take(1.0)) == ("a", None)
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(1, 5))
+def test_every_item_is_taken_or_comes_back(moves: list[bool], capacity: int) -> None:
+    """offered = taken + displaced + waiting, and no item is seen twice."""
+    channel: Channel[int] = Channel(capacity)
+    out: list[int] = []
+    offered = 0
+    for is_offer in moves:
+        got = channel.offer(offered) if is_offer else channel.take(0)
+        offered += is_offer
+        out += [got] if got is not None else []
+    counts = channel.statistics()
+    assert counts.offered == counts.taken + counts.displaced + counts.waiting == offered
+    assert sorted(out + channel.take_all(0)) == list(range(offered))
+
+
+def test_a_taker_wakes_when_an_item_comes() -> None:
+    """Waiting ends by the item, not by the timeout."""
+    channel: Channel[int] = Channel(1)
+    taken: list[int | None] = []
+    thread = threading.Thread(target=lambda: taken.append(channel.take(30.0)))
+    thread.start()
+    channel.offer(7)
+    thread.join(10)
+    assert taken == [7]
+
+
+def test_the_first_reason_to_stop_wins() -> None:
+    """Shutdown is a latch."""
+    latch = Latch()
+    assert latch.trip("first")
+    assert not latch.trip("second")
+    assert latch.reason == "first"
+
+
+def test_a_stage_that_fails_trips_the_latch() -> None:
+    """A line with a dead stage must not look fine."""
+    latch = Latch()
+
+    def step() -> None:
+        raise RuntimeError("broken on purpose")
+
+    closed = threading.Event()
+    stage = Stage("inspect", step, clock=PushedClock(), latch=latch, teardown=closed.set)
+    stage.start()
+    assert latch.wait(10)
+    assert stage.join(10)
+    assert closed.is_set()
+    assert "inspect" in latch.reason
+    assert isinstance(latch.error, RuntimeError)
+
+
+def test_a_stage_beats_after_each_step() -> None:
+    """The heartbeat is the time at which the last step ended."""
+    clock, stepped, go = PushedClock(), threading.Event(), threading.Event()
+
+    def step() -> None:
+        clock.push(5)
+        stepped.set()
+        go.wait(10)
+
+    stage = Stage("acquire", step, clock=clock, latch=Latch())
+    before = stage.beat_ns
+    stage.start()
+    assert stepped.wait(10)
+    stage.stop()
+    go.set()
+    assert stage.join(10)
+    assert (stage.steps, stage.beat_ns) == (1, before + 5)
