@@ -34,6 +34,7 @@ from inspector.camera.render_defects import KINDS, Canvas, add_defects
 from inspector.errors import ConfigError
 from inspector.frame import BoolMap, FloatMap, Grey
 
+_Matrix = tuple[float, float, float, float, float, float]
 _PAD_PX = 3  # piece layers carry an empty rim, so that the warped outline is soft
 _COPPER, _SLOT, _FIXTURE = 150.0, 38.0, 30.0  # grey levels at nominal light
 _HALF_ARC = math.radians(52.0)  # of the cylinder that the camera sees, each way
@@ -104,7 +105,7 @@ class RenderedPart:
     angle_deg: float
     roi_corners: tuple[tuple[float, float], ...]
     """Outer corners of the piece in frame pixels: top left, top right, bottom right, bottom left."""
-    matrix: tuple[float, float, float, float, float, float]
+    matrix: _Matrix
     """Row-major 2 x 3: nominal frame pixel -> frame pixel of this part."""
 
 
@@ -114,8 +115,10 @@ class _Scene:
 
     base: FloatMap
     """Piece with rim: copper, slots and edges in grey levels at nominal light."""
-    cover: FloatMap
-    """Piece with rim, two channels: 1 inside the piece, 1 on a bar."""
+    piece: FloatMap
+    """With rim, 1 inside the piece."""
+    bar: FloatMap
+    """With rim, 1 on a bar."""
     bar_of_column: np.ndarray
     """Bar number of each piece column."""
     fixture: FloatMap
@@ -141,12 +144,13 @@ def render_part(seed: int, index: int, *, style: Style | None = None, defective:
     lot = _stream(seed, index // style.batch_parts, _LOT)
     surface = _surface(style, _stream(seed, index, _SURFACE), lot)
     light = _light(style, _stream(seed, index, _LIGHT), lot)
-    clean, cover, matrix = _expose(style, surface, light, shift, angle_deg)
+    matrix = pose_matrix(style, shift, angle_deg)
+    clean, cover = _expose(style, surface, light, matrix)
     mask = np.zeros(clean.shape, np.bool_)
     kinds: tuple[str, ...] = ()
     if defective:
-        pose = np.array(matrix).reshape(2, 3)
-        canvas = Canvas(clean, cover[..., 0], cover[..., 1], mask, pose, nominal_roi(style), _slots(style))
+        pose, bar = np.array(matrix).reshape(2, 3), _warp(style, _scene(style).bar, matrix)
+        canvas = Canvas(clean, cover, bar, mask, pose, nominal_roi(style), _slots(style))
         kinds = add_defects(canvas, _stream(seed, index, _DEFECTS), style.kinds)
     noise = _stream(seed, index, _NOISE).standard_normal(clean.shape, np.float32)
     noise *= np.float32(style.noise)
@@ -157,13 +161,14 @@ def render_part(seed: int, index: int, *, style: Style | None = None, defective:
 def render_reference(style: Style | None = None) -> RenderedPart:
     """A clean part in its nominal place under nominal light, without texture or noise: template, flat field."""
     style = style or Style()
-    clean, _, matrix = _expose(style, _scene(style).base, _lamp(style, 0.0, 0.0, 0.35, 1.0), (0.0, 0.0), 0.0)
+    matrix = pose_matrix(style, (0.0, 0.0), 0.0)
+    clean, _ = _expose(style, _scene(style).base, _lamp(style, 0.0, 0.0, 0.35, 1.0), matrix)
     image = _digitise(clean, np.zeros_like(clean))
     mask = np.zeros(clean.shape, np.bool_)
     return RenderedPart(image, mask, (), False, (0.0, 0.0), 0.0, _corners(style, matrix), matrix)
 
 
-def pose_matrix(style: Style, shift_px: tuple[float, float], angle_deg: float) -> tuple[float, ...]:
+def pose_matrix(style: Style, shift_px: tuple[float, float], angle_deg: float) -> _Matrix:
     """Row-major 2 x 3 affine, nominal frame pixel -> frame pixel: turned about the piece's centre, then shifted."""
     x, y, width, height = nominal_roi(style)
     centre_x, centre_y = x + (width - 1) / 2, y + (height - 1) / 2
@@ -209,11 +214,11 @@ def _scene(style: Style) -> _Scene:
     for corner in ((radius, radius), (width - 1 - radius, radius)):
         cv2.circle(outline, corner, radius, 1.0, -1)
         cv2.circle(outline, (corner[0], height - 1 - corner[1]), radius, 1.0, -1)
-    cover = np.dstack((outline, outline * bar[None, :].astype(np.float32)))
-    cover = np.pad(cover, ((_PAD_PX, _PAD_PX), (_PAD_PX, _PAD_PX), (0, 0)))
     base = np.pad(base, _PAD_PX, mode="edge").astype(np.float32)
     bar_of_column = np.clip(place, 0, style.bars - 1e-6).astype(np.intp)
-    return _Scene(base, cover, bar_of_column, _fixture(style))
+    piece = np.pad(outline, _PAD_PX)
+    bars = np.pad(outline * bar[None, :].astype(np.float32), _PAD_PX)
+    return _Scene(base, piece, bars, bar_of_column, _fixture(style))
 
 
 def _slots(style: Style) -> tuple[float, ...]:
@@ -282,23 +287,23 @@ def _lamp(style: Style, place: float, tilt: float, strength: float, exposure: fl
     return np.asarray(cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _expose(
-    style: Style, surface: FloatMap, light: FloatMap, shift: tuple[float, float], angle_deg: float
-) -> tuple[FloatMap, FloatMap, tuple[float, float, float, float, float, float]]:
-    """The noise-free frame H x W in grey levels, its cover H x W x 2 (piece, bar), and the pose matrix."""
+def _expose(style: Style, surface: FloatMap, light: FloatMap, matrix: _Matrix) -> tuple[FloatMap, FloatMap]:
+    """The noise-free frame H x W in grey levels, and how much of each pixel the piece covers, 0 to 1."""
     scene = _scene(style)
-    a, b, c, d, e, f = pose_matrix(style, shift, angle_deg)
-    x, y, _, _ = nominal_roi(style)
-    rim_x, rim_y = x - _PAD_PX, y - _PAD_PX
-    warp = np.array([[a, b, c + a * rim_x + b * rim_y], [d, e, f + d * rim_x + e * rim_y]])
-    layers = cv2.merge((surface, scene.cover[..., 0], scene.cover[..., 1]))
-    frame: FloatMap = np.asarray(cv2.warpAffine(layers, warp, style.frame_px, flags=cv2.INTER_LINEAR), np.float32)
-    piece = frame[..., 0] - scene.fixture
-    piece *= frame[..., 1]
-    piece += scene.fixture
-    piece *= light
-    clean = np.asarray(cv2.GaussianBlur(piece, (3, 3), 0.55), np.float32)
-    return clean, frame[..., 1:], (a, b, c, d, e, f)
+    clean, cover = _warp(style, surface, matrix), _warp(style, scene.piece, matrix)
+    clean -= scene.fixture
+    clean *= cover
+    clean += scene.fixture
+    clean *= light
+    return np.asarray(cv2.GaussianBlur(clean, (3, 3), 0.55, dst=clean), np.float32), cover
+
+
+def _warp(style: Style, layer: FloatMap, matrix: _Matrix) -> FloatMap:
+    """A piece layer with rim, drawn into the frame; 0 around it."""
+    a, b, c, d, e, f = matrix
+    x, y = nominal_roi(style)[0] - _PAD_PX, nominal_roi(style)[1] - _PAD_PX
+    place = np.array([[a, b, c + a * x + b * y], [d, e, f + d * x + e * y]])
+    return np.asarray(cv2.warpAffine(layer, place, style.frame_px, flags=cv2.INTER_LINEAR), np.float32)
 
 
 def _digitise(clean: FloatMap, noise: FloatMap) -> Grey:
