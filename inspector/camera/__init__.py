@@ -18,6 +18,10 @@ class CameraStatistics:
     reconnects: int = 0
     connected: bool = False
     producer_underruns: int = 0
+    overruns: int = 0
+    """Complete frames given up because the line was behind; counted in ``missed`` too."""
+    resyncs: int = 0
+    """Times the frame ids could not be followed and the count started anew."""
 
 
 class Camera(Protocol):
