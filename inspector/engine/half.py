@@ -82,6 +82,13 @@ def to_half(onnx_bytes: bytes, keep: Iterable[str] = ()) -> Half:
     )
 
 
+def island_names(model: Any) -> list[str]:
+    """Names of the nodes of a named, shape-inferred model that reduced precision would damage, in graph order."""
+    graph = _Graph(model)
+    found = find_islands(graph)
+    return [node.name for node in graph.nodes if node.name in found]
+
+
 class _Graph:
     """Who makes, who reads, and what shape and type each tensor has."""
 
