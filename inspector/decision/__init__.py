@@ -1,0 +1,13 @@
+"""Map -> defects -> verdict. Pure: the same map, rules and geometry give the same decision, bit for bit.
+
+rules.py   what a station forbids: limits, review band, zones
+blobs.py   connected regions of the thresholded map and their measures, vectorised
+judge.py   decide one view, and the worst of several
+alarms.py  alarms over the run of verdicts
+"""
+
+from inspector.decision.alarms import Alarms
+from inspector.decision.judge import decide, worst
+from inspector.decision.rules import Limits, Rules, Zone
+
+__all__ = ["Alarms", "Limits", "Rules", "Zone", "decide", "worst"]
