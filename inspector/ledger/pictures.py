@@ -7,7 +7,7 @@ index are kept in step by writing the intent first: ``writing`` before a file ap
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
@@ -172,4 +172,5 @@ def set_keep(root: Path, epoch: int, sequence: int, keep: bool) -> bool:
 
 def _rows(connection: apsw.Connection, where: str, values: tuple[int, ...]) -> Iterator[Stored]:
     for row in connection.execute(f"SELECT {_COLUMNS} FROM pictures WHERE {where}", values):
-        yield Stored(*row[:-1], keep=bool(row[-1]))
+        stored = Stored(*row)
+        yield replace(stored, keep=bool(stored.keep))

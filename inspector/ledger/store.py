@@ -307,7 +307,6 @@ def _encode(settled: Settled) -> tuple[Stored, bytes, bytes]:
     assert evidence.image is not None
     image = _png(evidence.image)
     mask = b"" if evidence.mask is None else _png(evidence.mask.astype(np.uint8) * np.uint8(255))
-    digest = hashlib.sha256(image + mask).hexdigest()[:16]
     stored = Stored(
         epoch=answer.epoch,
         sequence=answer.sequence,

@@ -1,0 +1,218 @@
+"""``ledger verify``: opened = answers = receipts, an unbroken chain, and every image in its place.
+
+Also the one place the command line imports ``show`` and ``stats`` from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from inspector.ledger import schema
+from inspector.ledger.finding import Finding
+from inspector.ledger.marks import Marks, read_marks
+from inspector.ledger.opening import is_held, suffixed
+from inspector.ledger.pictures_audit import check_pictures
+from inspector.ledger.query import Filter, ParetoLine, Reading, Record, Stats, records, show, stats
+from inspector.ledger.restart import CLOSED, missing, noted_gaps
+
+__all__ = [
+    "EpochCount",
+    "Filter",
+    "Finding",
+    "ParetoLine",
+    "Record",
+    "Stats",
+    "Verification",
+    "records",
+    "show",
+    "stats",
+    "verify",
+]
+
+_MOST_BREAKS = 100
+"""Breaks of the chain that are listed one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochCount:
+    """One run of the daemon in numbers."""
+
+    epoch: int
+    opened: int | None
+    """Last number opened; None where no mark tells."""
+    answers: int
+    receipts: int
+    overrides: int
+    noted: int
+    """Numbers without a row that an event accounts for."""
+    closed: bool
+    """Ended in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What ``verify`` found; ``ok`` when every finding is one that the ledger itself accounts for."""
+
+    ok: bool
+    rows: int
+    """Rows of the chain."""
+    head: str
+    """Hash of the last row, to be kept elsewhere: a chain alone does not show that all of it was rewritten."""
+    epochs: tuple[EpochCount, ...]
+    pictures: int
+    findings: tuple[Finding, ...]
+
+
+def verify(
+    path: Path, store: Path | None = None, *, quarantine: bool = False, deep: bool = False, strict: bool = False
+) -> Verification:
+    """Check the ledger at ``path`` and, where given, the image store; beside a running daemon too.
+
+    ``quarantine`` moves orphan images to ``quarantine/``. ``deep`` reads every image and compares its digest.
+    ``strict`` also counts answers without a receipt as an error. Raises LedgerError when nothing can be read.
+    """
+    path = Path(path)
+    live = is_held(path)
+    marks = read_marks(suffixed(path, ".marks"))  # before the rows: what is opened later is no gap
+    with Reading(path) as connection:
+        findings = _structure(connection)
+        link, last_hash = schema.head(connection)
+        findings += _end(connection, link, marks)
+        findings += _chain(connection)
+        epochs, counted = _reconcile(connection, marks, live, strict)
+        findings += counted
+        pictures = 0
+        if store is not None:
+            pictures, seen = check_pictures(connection, Path(store), quarantine=quarantine, deep=deep)
+            findings += seen
+    ok = all(finding.known for finding in findings)
+    return Verification(ok, link, last_hash.hex(), tuple(epochs), pictures, tuple(findings))
+
+
+def _structure(connection: apsw.Connection) -> list[Finding]:
+    """The database's own checks, and that nobody dropped a UNIQUE."""
+    said = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
+    findings = [Finding("damaged", f"integrity_check: {line}") for line in said if line != "ok"]
+    expected = {" ".join(text.split()) for step in schema.MIGRATIONS for text in step}
+    found = {
+        " ".join(str(row[0]).split()) for row in connection.execute("SELECT sql FROM sqlite_schema WHERE sql > ''")
+    }
+    findings += [Finding("schema", f"not as this version makes it: {text[:60]}") for text in sorted(expected - found)]
+    return findings
+
+
+def _end(connection: apsw.Connection, link: int, marks: Marks) -> list[Finding]:
+    """Rows cut off at the end leave the chain whole; only the mark knows of them."""
+    last = schema.number(connection, "SELECT coalesce(max(epoch), 0) FROM epochs")
+    if marks.committed_epoch == last and marks.committed > link:
+        text = f"the ledger ends at row {link}, but row {marks.committed} had been committed"
+        return [Finding("truncated", text, epoch=last, count=marks.committed - link)]
+    if marks.committed_epoch > last:
+        return [Finding("truncated", f"the ledger ends with epoch {last}, but {marks.committed_epoch} had begun")]
+    return []
+
+
+def _chain(connection: apsw.Connection) -> list[Finding]:
+    findings: list[Finding] = []
+    further = 0
+    for link, what in schema.broken_links(connection):
+        if len(findings) < _MOST_BREAKS:
+            findings.append(Finding("chain", f"row {link}: {what}"))
+        else:
+            further += 1
+    if further:
+        findings.append(Finding("chain", f"and {further} further breaks", count=further))
+    return findings
+
+
+def _reconcile(
+    connection: apsw.Connection, marks: Marks, live: bool, strict: bool
+) -> tuple[list[EpochCount], list[Finding]]:
+    """Per epoch: numbers opened, answers, receipts."""
+    answers = _by_epoch(connection, "SELECT epoch, count(*) FROM answers GROUP BY epoch")
+    receipts = _by_epoch(connection, "SELECT epoch, count(*) FROM receipts GROUP BY epoch")
+    overrides = _by_epoch(connection, "SELECT epoch, count(*) FROM overrides GROUP BY epoch")
+    closed = _by_epoch(connection, f"SELECT epoch, count(*) FROM events WHERE kind = '{CLOSED}' GROUP BY epoch")
+    opened = _by_epoch(connection, "SELECT previous_epoch, previous_opened FROM epochs WHERE previous_epoch > 0")
+    started = _by_epoch(connection, "SELECT epoch, 1 FROM epochs")
+    last = max(started, default=0)
+    if marks.opened_epoch == last:
+        opened[last] = marks.opened
+    counts: list[EpochCount] = []
+    findings = _duplicates(connection) + _strays(connection)
+    for epoch in sorted(started | answers | opened):
+        told = opened.get(epoch, -1)
+        highest = schema.number(connection, "SELECT coalesce(max(sequence), 0) FROM answers WHERE epoch = ?", (epoch,))
+        noted, seen = _gaps(connection, epoch, max(told, highest), live=live and epoch == last)
+        findings += seen
+        if epoch not in started and epoch in answers:
+            findings.append(Finding("gap", f"epoch {epoch} has answers, but its own row is gone", epoch=epoch))
+        counts.append(
+            EpochCount(
+                epoch=epoch,
+                opened=told if told >= 0 else None,
+                answers=answers.get(epoch, 0),
+                receipts=receipts.get(epoch, 0),
+                overrides=overrides.get(epoch, 0),
+                noted=noted,
+                closed=epoch in closed,
+            )
+        )
+    silent = sum(answers.values()) - sum(receipts.values())
+    if silent > 0:
+        text = f"{silent} answers without an acknowledgement: whether they arrived is not known"
+        findings.append(Finding("unacknowledged", text, count=silent, known=not strict))
+    return counts, findings
+
+
+def _gaps(connection: apsw.Connection, epoch: int, opened: int, *, live: bool) -> tuple[int, list[Finding]]:
+    """How many numbers an event accounts for, and a finding for each range without a row."""
+    noted = noted_gaps(connection, epoch)
+    findings, accounted = [], 0
+    for first, last in missing(connection, epoch, opened):
+        count = last - first + 1
+        if any(start <= first and (end == 0 or last <= end) for start, end in noted):
+            accounted += count
+            text = f"epoch {epoch}: numbers {first} to {last} have no row; a gap event accounts for them"
+            findings.append(Finding("gap", text, epoch, first, last, count, known=True))
+        elif live:
+            text = f"epoch {epoch}: numbers {first} to {last} are on their way"
+            findings.append(Finding("in flight", text, epoch, first, last, count, known=True))
+        else:
+            text = f"epoch {epoch}: numbers {first} to {last} were opened and have no row"
+            findings.append(Finding("gap", text, epoch, first, last, count))
+    for start, end in noted:
+        if end == 0:
+            text = f"epoch {epoch}: a gap event says that numbers from {start} on may have been answered and lost"
+            findings.append(Finding("gap", text, epoch, start, 0, known=True))
+    return accounted, findings
+
+
+def _duplicates(connection: apsw.Connection) -> list[Finding]:
+    """Two rows for one number; the table itself is asked, not its index."""
+    query = "SELECT epoch, sequence, count(*) FROM answers GROUP BY epoch, sequence HAVING count(*) > 1 LIMIT 100"
+    return [
+        Finding("duplicate", f"answer {epoch}/{sequence} has {count} rows", epoch, sequence, sequence, count)
+        for epoch, sequence, count in connection.execute(query)
+    ]
+
+
+def _strays(connection: apsw.Connection) -> list[Finding]:
+    """Receipts and overrides of answers that are not there."""
+    findings = []
+    for table, what in (("receipts", "receipt"), ("overrides", "override")):
+        query = (
+            f"SELECT t.epoch, min(t.sequence), max(t.sequence), count(*) FROM {table} t LEFT JOIN answers a "
+            "ON a.epoch = t.epoch AND a.sequence = t.sequence WHERE a.link IS NULL GROUP BY t.epoch"
+        )
+        for epoch, first, last, count in connection.execute(query):
+            text = f"epoch {epoch}: {count} {what}s without an answer"
+            findings.append(Finding(what, text, epoch, first, last, count))
+    return findings
+
+
+def _by_epoch(connection: apsw.Connection, query: str) -> dict[int, int]:
+    return {int(epoch): int(value) for epoch, value in connection.execute(query)}
