@@ -47,14 +47,10 @@ class Augment:
                 )
             )
         if c.noise:
-            steps.append(
-                A.OneOf([A.GaussNoise(std_range=(0.01, 0.04)), A.GaussianBlur(blur_limit=(3, 3))], p=c.noise)
-            )
+            steps.append(A.OneOf([A.GaussNoise(std_range=(0.01, 0.04)), A.GaussianBlur(blur_limit=(3, 3))], p=c.noise))
         self._compose = A.Compose(steps, seed=0)
 
-    def __call__(
-        self, image: Grey, mask: NDArray[np.uint8], seed: tuple[int, ...]
-    ) -> tuple[Grey, NDArray[np.uint8]]:
+    def __call__(self, image: Grey, mask: NDArray[np.uint8], seed: tuple[int, ...]) -> tuple[Grey, NDArray[np.uint8]]:
         """Augmented copies; the same ``seed`` gives the same result."""
         self._compose.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         result = self._compose(image=image, mask=mask)

@@ -49,7 +49,7 @@ def save(
         "optimiser": optimiser,
         "progress": {name: getattr(progress, name) for name in Progress.__slots__},
         "split_sha256": split_sha256,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     part = path.with_name(path.name + ".part")
     torch.save(data, part)
@@ -60,6 +60,7 @@ def save(
 
 def load(path: Path) -> dict[str, Any]:
     """The raw checkpoint; only tensors and plain data are unpacked. Raises ValueError for another format."""
+    torch.serialization.add_safe_globals([torch.torch_version.TorchVersion])  # a version string, in older files
     data: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if data.get("format") != FORMAT:
         raise ValueError(f"{path}: checkpoint format {data.get('format')}, expected {FORMAT}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -74,6 +75,8 @@ class FitConfig:
     max_minutes: float = 0.0
     """0 = no limit. Otherwise the schedule ends with the time, so a resumed run is no longer bit-exact."""
     validate_every: int = 1
+    half_size_epochs: int = 0
+    """The first epochs run at half the size, four times as fast: a start for large defects on a small machine."""
     whole_every: int = 0
     """Synthetic parts only: every n-th part is shown as the whole frame too."""
     steps_per_epoch: int = 0
@@ -122,3 +125,24 @@ def from_json(data: dict[str, Any]) -> FitConfig:
             "augment": AugmentConfig(**plain["augment"]),
         }
     )
+
+
+def overridden(config: FitConfig, changes: dict[str, Any], settings: list[str]) -> FitConfig:
+    """``changes`` by name, then ``KEY=VALUE`` settings such as ``augment.vertical_flip=0``.
+
+    Raises ValueError for a key that is not there or a value that is none of JSON's.
+    """
+    data = to_json(replace(config, **changes))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        *path, last = key.split(".")
+        place = data
+        for name in path:
+            place = place.get(name, {})
+        if not equals or not isinstance(place, dict) or last not in place:
+            raise ValueError(f"no setting {key!r}; there are {', '.join(sorted(place or data))}")
+        try:
+            place[last] = json.loads(text)
+        except json.JSONDecodeError:
+            place[last] = text
+    return from_json(data)

@@ -139,7 +139,9 @@ def epoch_order(items: Sequence[Item], config: FitConfig, epoch: int) -> NDArray
     else:
         wanted = round(len(bad) * (1 - config.defective_share) / config.defective_share)
         deck = np.arange(epoch * wanted, (epoch + 1) * wanted)
-        rounds = [np.random.default_rng((config.seed, 1, int(r))).permutation(good) for r in np.unique(deck // len(good))]
+        rounds = [
+            np.random.default_rng((config.seed, 1, int(r))).permutation(good) for r in np.unique(deck // len(good))
+        ]
         flat = np.concatenate(rounds) if rounds else good[:0]
         chosen = np.concatenate([bad, flat[deck - (deck[0] // len(good)) * len(good)] if wanted else good[:0]])
     order = np.random.default_rng((config.seed, 2, epoch)).permutation(chosen)
@@ -165,6 +167,12 @@ def make_batch(pairs: Sequence[tuple[Grey, Mask]], mean: float, std: float) -> B
     return Batch(*(torch.from_numpy(a) for a in (images, masks, boxes)))
 
 
+def halve(image: Grey, mask: Mask) -> tuple[Grey, Mask]:
+    """Both at half their size, by the same rules as at loading."""
+    size = image.shape[0] // 2
+    return resize_to_input(image, size, size), resize_mask(mask * 255, size)
+
+
 def train_batches(
     items: Sequence[Item], config: FitConfig, epoch: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
@@ -177,14 +185,11 @@ def train_batches(
 
     def make(step: int) -> Batch:
         positions = range(step * config.batch + rank, (step + 1) * config.batch, world)
-        return make_batch(
-            [
-                augment(items[order[p]].image, items[order[p]].mask, seed=(config.seed, epoch, p))
-                for p in positions
-            ],
-            config.mean,
-            config.std,
-        )
+        chosen = [(items[order[p]], (config.seed, epoch, p)) for p in positions]
+        pairs = [augment(item.image, item.mask, seed) for item, seed in chosen]
+        if epoch < config.half_size_epochs:
+            pairs = [halve(image, mask) for image, mask in pairs]
+        return make_batch(pairs, config.mean, config.std)
 
     steps = steps_in(len(order), config.batch)
     with ThreadPoolExecutor(1) as pool:

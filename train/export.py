@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
         if not isinstance(parent, nn.Sequential):
             continue
         layers = list(parent.named_children())
-        for (name, conv), (norm_name, norm) in zip(layers, layers[1:], strict=False):
+        for (name, conv), (norm_name, norm) in itertools.pairwise(layers):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
@@ -136,7 +137,7 @@ class Parity:
 @torch.no_grad()
 def parity(network: LSANet, onnx_bytes: bytes, tensors: NDArray[np.float32], threshold: float = 0.5) -> Parity:
     """Largest and mean difference of the probability maps; the network as trained, BN not folded."""
-    network = network.eval().to(memory_format=torch.contiguous_format)
+    network = network.eval()
     torch_maps = np.concatenate(
         [torch.sigmoid(network(torch.from_numpy(tensors[i : i + 1])).logits).numpy() for i in range(len(tensors))]
     )

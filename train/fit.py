@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from train.checkpoint import Progress, load, save
@@ -48,7 +47,7 @@ def make_optimiser(model: nn.Module, config: FitConfig) -> Optimizer:
     """AdamW with beta1 = the paper's momentum, or SGD with momentum; BN and biases are not decayed in ``fast``."""
     decayed = [p for p in model.parameters() if p.ndim > 1 or config.recipe == "paper"]
     plain = [p for p in model.parameters() if p.ndim <= 1 and config.recipe != "paper"]
-    groups = [{"params": decayed}, *([{"params": plain, "weight_decay": 0.0}] if plain else [])]
+    groups: list[dict[str, Any]] = [{"params": decayed}, *([{"params": plain, "weight_decay": 0.0}] if plain else [])]
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
@@ -110,7 +109,7 @@ def make_fabric(config: FitConfig) -> Any:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     cuda = torch.cuda.is_available()
-    kind = {"bf16": "bf16-mixed", "fp16": "16-mixed" if cuda else "bf16-mixed", "f32": "32-true"}
+    kind: dict[str, Any] = {"bf16": "bf16-mixed", "fp16": "16-mixed" if cuda else "bf16-mixed", "f32": "32-true"}
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=local if world > 1 else 1,
@@ -137,28 +136,100 @@ def prepare(config: FitConfig, data: Path, out: Path) -> tuple[list[Item], list[
     return training, validation, split
 
 
+@dataclass(slots=True)
+class Run:
+    """What one training holds while it goes on."""
+
+    config: FitConfig
+    out: Path
+    fabric: Any
+    network: LSANet
+    model: Any
+    """``network`` as Fabric wraps it for precision and DDP."""
+    optimiser: Any
+    average: Average | None
+    training: list[Item]
+    validation: list[Item]
+    split: Split
+    progress: Progress
+    steps_each: int
+    before_s: float
+    """Seconds of the runs before this one."""
+    start_s: float
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole schedule."""
+        return self.steps_each * self.config.epochs
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier runs included."""
+        return self.before_s + time.perf_counter() - self.start_s
+
+    @property
+    def over(self) -> bool:
+        """The schedule, or its time, has come to its end."""
+        limit_s = self.config.max_minutes * 60
+        return self.progress.epoch >= self.config.epochs or bool(limit_s and self.progress.seconds >= limit_s)
+
+
 def fit(config: FitConfig, data: Path, out: Path, resume: bool = False, stop_after: int = 0) -> Progress:
-    """Train; leaves ``last.pt``, ``best.pt`` (best validation IoU), ``split.json``, ``config.json``, TensorBoard in ``out``.
+    """Train; leaves ``last.pt``, ``best.pt`` (best validation IoU), ``split.json``, ``config.json`` and TensorBoard
+    files in ``out``.
 
     ``resume`` goes on from ``last.pt`` under the configuration that stands in it, bit for bit on the CPU in the same
     precision and thread count; an epoch that was cut short is repeated. ``stop_after`` ends after that many epochs,
     as a kill would (0 = run to the end).
     """
+    run = start(config, data, out, resume)
+    config, progress, fabric = run.config, run.progress, run.fabric
+    with Monitor(out, config, run.steps_each, quiet=fabric.global_rank != 0, done=progress.epoch) as monitor:
+        while not run.over and not (stop_after and progress.epoch >= stop_after):
+            run.model.train()
+            monitor.epoch_starts(progress)
+            for batch in train_batches(run.training, config, progress.epoch, fabric.global_rank, fabric.world_size):
+                rate = learning_rate(config, progress.step, run.steps, run.seconds)
+                parts = train_step(run.model, run.optimiser, move(batch, fabric.device), rate, config, fabric)
+                progress.step += 1
+                if run.average is not None:
+                    run.average.update(run.network, progress.step)
+                monitor.step(parts, rate, config.batch)
+            progress.epoch += 1
+            progress.seconds = run.seconds
+            row = monitor.epoch_row(progress)
+            if fabric.global_rank == 0:
+                if run.over or progress.epoch % config.validate_every == 0:
+                    judged = averaged(run.network, run.average)
+                    row |= validate(judged, run.validation, config, fabric)
+                    monitor.pictures(judged, run.validation, progress, fabric)
+                progress.history.append(row)
+                monitor.epoch_ends(row, progress)
+                keep(run, row)
+            fabric.barrier()
+    return progress
+
+
+def start(config: FitConfig, data: Path, out: Path, resume: bool) -> Run:
+    """Data, network, optimiser and place in the schedule, fresh or from ``last.pt``."""
     saved = load(out / "last.pt") if resume and (out / "last.pt").is_file() else None
     if saved is not None:
         config = from_json(saved["config"])
     torch.set_num_threads(config.threads)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # images are prepared beside the network; more threads would only take its cores
     fabric = make_fabric(config)
     if fabric.global_rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(json.dumps(to_json(config), indent=1) + "\n", encoding="utf-8")
-        prepare(config, data, out)
+        prepare(config, data, out)  # writes the split, which the other ranks read
     fabric.barrier()
     training, validation, split = prepare(config, data, out)
+    steps_each = steps_in(len(epoch_order(training, config, 0)), config.batch)
+    if not steps_each:
+        raise ValueError(f"{len(training)} training images do not fill one batch of {config.batch}")
 
     fabric.seed_everything(config.seed, verbose=False)
-    network = LSANet(config.model).to(memory_format=torch.channels_last)
+    network = channels_last(LSANet(config.model))
     model, optimiser = fabric.setup(network, make_optimiser(network, config))
     progress = Progress()
     average = Average(network, config.ema) if config.ema else None
@@ -170,40 +241,10 @@ def fit(config: FitConfig, data: Path, out: Path, resume: bool = False, stop_aft
         progress = Progress(**saved["progress"])
         if average is not None:
             average.state = saved["average"]
-
-    steps_each = steps_in(len(epoch_order(training, config, 0)), config.batch)
-    steps = steps_each * config.epochs
-    if not steps:
-        raise ValueError(f"{len(training)} training images do not fill one batch of {config.batch}")
-    start, before = time.perf_counter(), progress.seconds
-    with Monitor(out, config, steps_each, quiet=fabric.global_rank != 0, done=progress.epoch) as monitor:
-        while progress.epoch < config.epochs and not _time_is_up(config, progress):
-            model.train()
-            monitor.epoch_starts(progress)
-            for batch in train_batches(training, config, progress.epoch, fabric.global_rank, fabric.world_size):
-                seconds = before + time.perf_counter() - start
-                rate = learning_rate(config, progress.step, steps, seconds)
-                parts = train_step(model, optimiser, move(batch, fabric.device), rate, config, fabric)
-                progress.step += 1
-                if average is not None:
-                    average.update(network, progress.step)
-                monitor.step(parts, rate, config.batch)
-            progress.epoch += 1
-            progress.seconds = before + time.perf_counter() - start
-            last = progress.epoch >= config.epochs or _time_is_up(config, progress)
-            row = monitor.epoch_row(progress)
-            if fabric.global_rank == 0:
-                if last or progress.epoch % config.validate_every == 0:
-                    judged = averaged(network, average)
-                    row |= validate(judged, validation, config, fabric)
-                    monitor.pictures(judged, validation, progress, fabric)
-                progress.history.append(row)
-                monitor.epoch_ends(row, progress)
-                _keep(out, config, network, average, optimiser, progress, split, row)
-            fabric.barrier()
-            if stop_after and progress.epoch >= stop_after:
-                break
-    return progress
+    return Run(
+        config, out, fabric, network, model, optimiser, average, training, validation, split, progress, steps_each,
+        before_s=progress.seconds, start_s=time.perf_counter(),
+    )  # fmt: skip
 
 
 def train_step(
@@ -227,49 +268,23 @@ def averaged(network: LSANet, average: Average | None) -> LSANet:
     """The network to judge: a copy with the averaged weights, or the network itself."""
     if average is None:
         return network
-    copy = LSANet(network.config).to(next(network.parameters()).device, memory_format=torch.channels_last)
+    copy = channels_last(LSANet(network.config).to(next(network.parameters()).device))
     copy.load_state_dict(average.state)
     return copy
 
 
-def _keep(
-    out: Path,
-    config: FitConfig,
-    network: LSANet,
-    average: Average | None,
-    optimiser: Optimizer,
-    progress: Progress,
-    split: Split,
-    row: dict[str, float],
-) -> None:
+def channels_last(network: LSANet) -> LSANet:
+    """In place, the memory order in which convolutions run fastest."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def keep(run: Run, row: dict[str, float]) -> None:
     """Write ``last.pt``, and ``best.pt`` when this epoch validated best so far."""
-    state = average.state if average is not None else None
-    better = row.get("iou", -1.0) > progress.best_iou
-    if better:
+    progress, sha256 = run.progress, run.split.sha256
+    weights = run.network.state_dict()
+    average = run.average.state if run.average is not None else None
+    if row.get("iou", -1.0) > progress.best_iou:
         progress.best_iou, progress.best_epoch = row["iou"], progress.epoch
-        save(out / "best.pt", config, network.state_dict(), progress, split.sha256, average=state)
-    save(out / "last.pt", config, network.state_dict(), progress, split.sha256, optimiser.state_dict(), state)
-
-
-def _time_is_up(config: FitConfig, progress: Progress) -> bool:
-    return bool(config.max_minutes) and progress.seconds >= config.max_minutes * 60
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """For tests: torch refuses operations whose result depends on timing."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def with_overrides(config: FitConfig, **changes: Any) -> FitConfig:
-    """A recipe with what the command line changed; None leaves a value as it is."""
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})
-
-
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """A detached copy of weights and statistics."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+        save(run.out / "best.pt", run.config, weights, progress, sha256, average=average)
+    save(run.out / "last.pt", run.config, weights, progress, sha256, run.optimiser.state_dict(), average)

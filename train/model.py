@@ -43,7 +43,7 @@ class Outputs(NamedTuple):
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: tuple[int, int] = (3, 3), dilation: int = 1) -> nn.Sequential:
     """Convolution without bias, BN, ReLU; the size stays."""
-    padding = tuple(dilation * (k // 2) for k in kernel)
+    padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False),
         nn.BatchNorm2d(outputs),
