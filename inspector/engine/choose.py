@@ -80,7 +80,7 @@ def open_engine(
             options = CpuOptions(threads, pinning, None, throughput)
             remark = f"; compiled models are not kept: {cache_dir}: {error.strerror}"
     if backend != "auto":
-        _require_installed(backend)
+        require_installed(backend)
     wanted = [
         c for c in candidates(bundle) if backend in {"auto", c.plan.backend} and precision in {"auto", c.plan.precision}
     ]
@@ -108,7 +108,9 @@ def check_names(backend: str, precision: str) -> None:
 
 def open_plan(bundle: Bundle, plan: Passport, options: CpuOptions) -> Engine:
     """Open one plan after its file hashes, whatever the passport says of its speed. Raises EngineError."""
-    contents = [bundle.read(entry.file, entry.sha256) for entry in plan.files]
+    for entry in plan.files[1:]:
+        bundle.read(entry.file, entry.sha256)
+    content = bundle.read(plan.files[0].file, plan.files[0].sha256)
     info = EngineInfo(
         bundle=bundle.name,
         backend=plan.backend,
@@ -120,19 +122,24 @@ def open_plan(bundle: Bundle, plan: Passport, options: CpuOptions) -> Engine:
         input_height=bundle.height,
         input_width=bundle.width,
     )
-    match plan.backend:
+    return open_file(bundle, bundle.file(plan.files[0].file), content, info, options, str(plan.settings["hint"]))
+
+
+def open_file(bundle: Bundle, path: Path, content: bytes, info: EngineInfo, options: CpuOptions, hint: str) -> Engine:
+    """Open a compiled plan that lies at ``path`` with ``content``; ``hint`` names the CPU arithmetic of FP layers."""
+    match info.backend:
         case "openvino":
             from inspector.engine.openvino import OpenVinoEngine
 
-            return OpenVinoEngine(bundle.file(plan.files[0].file), info, options, str(plan.settings["hint"]))
+            return OpenVinoEngine(path, info, options, hint)
         case "onnxruntime":
             from inspector.engine.onnx import OnnxEngine
 
-            return OnnxEngine(contents[0], info, options)
-        case "tensorrt":
+            return OnnxEngine(content, info, options)
+        case _:
             from inspector.engine.tensorrt import TensorRtEngine
 
-            return TensorRtEngine(contents[0], info, bundle.input_name, bundle.output_name)
+            return TensorRtEngine(content, info, options, bundle.input_name, bundle.output_name)
 
 
 def open_fp32(bundle: Bundle, runtime: str, options: CpuOptions) -> Engine:
@@ -166,7 +173,8 @@ def installed(backend: str) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in _MODULES[backend])
 
 
-def _require_installed(backend: str) -> None:
+def require_installed(backend: str) -> None:
+    """Raise EngineError with the command to install where the back end's packages are missing."""
     if not installed(backend):
         raise EngineError(
             f"back end {backend} is not installed",

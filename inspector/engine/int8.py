@@ -63,8 +63,9 @@ class Calibration:
     threshold: float
 
     @property
-    def size(self) -> tuple[int, ...]:
-        return tuple(self.tensors.shape[2:])
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.tensors.shape[2], self.tensors.shape[3]
 
 
 def quantise_openvino(onnx_path: Path, calibration: Calibration, recipe: Recipe, target: Path) -> list[str]:

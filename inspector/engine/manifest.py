@@ -67,6 +67,9 @@ class References(HashedFile):
 
 
 class Percentiles(_Strict):
+    """Of single inferences, batch 1; p99.9 of fewer than 1000 runs is their maximum."""
+
+    runs: Annotated[int, Field(ge=1)]
     p50: Milliseconds
     p99: Milliseconds
     p999: Milliseconds
@@ -135,6 +138,7 @@ class Passport(_Strict):
     reference_mask_iou: Probability
     latency_ms: Percentiles
     fp32_latency_ms: Percentiles
+    """OpenVINO FP32 on the CPU of the same machine, in alternation with the plan."""
     speedup: Annotated[float, Field(gt=0.0)]
     notes: list[str] = []
 

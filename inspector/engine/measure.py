@@ -1,0 +1,122 @@
+"""A plan against FP32: maps, masks, verdicts, and latency in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inspector.clock import Clock
+from inspector.engine import Engine
+from inspector.engine.bundle import Bundle
+from inspector.engine.proof import iou, overlap, warm_up
+from inspector.frame import FloatMap, Grey
+
+Judge = Callable[[FloatMap], str]
+"""H x W probabilities -> the verdict's word; the decision stage itself, handed in by the command line."""
+Progress = Callable[[str, int, int], None]
+"""What is being done, how many of it are done, and of how many."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProofImages:
+    """What a plan is calibrated and proven on."""
+
+    images: Grey
+    """n x H x W uint8, as the network sees them before normalisation."""
+    source: str
+    """Where they are from, in words."""
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The images and what FP32 by onnxruntime makes of them."""
+
+    images: ProofImages
+    maps: FloatMap
+    """n x H x W float32."""
+    verdicts: tuple[str, ...]
+
+
+def refer(bundle: Bundle, images: ProofImages, judge: Judge, progress: Progress) -> Reference:
+    """FP32 maps and verdicts of every image."""
+    from inspector.engine.reference import reference_maps
+
+    content = bundle.onnx_path.read_bytes()
+    count = len(images.images)
+    maps = np.empty(images.images.shape, np.float32)
+    for start in range(0, count, 16):
+        maps[start : start + 16] = reference_maps(content, bundle.normalise(images.images[start : start + 16]))[:, 0]
+        progress("FP32 reference", min(start + 16, count), count)
+    return Reference(images, maps, tuple(judge(one) for one in maps))
+
+
+def compare(engine: Engine, bundle: Bundle, reference: Reference, judge: Judge, progress: Progress) -> dict[str, Any]:
+    """The passport's ``parity`` as JSON: see manifest.Parity."""
+    images, names = reference.images.images, reference.images.names
+    count = len(images)
+    largest, total, both, either, worst = 0.0, 0.0, 0, 0, 1.0
+    flipped = []
+    for index in range(count):
+        found = engine.infer(bundle.normalise(images[index : index + 1]))[0, 0]
+        difference = np.abs(np.nan_to_num(found, nan=2.0, posinf=2.0, neginf=2.0) - reference.maps[index])
+        largest, total = max(largest, float(difference.max())), total + float(difference.mean())
+        pair = overlap(reference.maps[index], found, bundle.threshold)
+        both, either, worst = both + pair[0], either + pair[1], min(worst, iou(*pair))
+        if judge(found) != reference.verdicts[index]:
+            flipped.append(names[index] if names else f"image {index}")
+        progress("parity", index + 1, count)
+    return {
+        "images": count,
+        "source": reference.images.source,
+        "max_abs_diff": largest,
+        "mean_abs_diff": total / count,
+        "mask_iou": iou(both, either),
+        "mask_iou_worst": worst,
+        "verdict_flips": len(flipped),
+        "flipped": flipped[:100],
+        "input_mean": float(images.mean()),
+        "input_std": float(images.std()),
+        "input_min": float(images.min()),
+        "input_max": float(images.max()),
+    }
+
+
+def latency(
+    engines: dict[str, Engine],
+    batch: FloatMap,
+    clock: Clock,
+    progress: Progress,
+    runs: int = 1000,
+    budget_s: float = 30.0,
+) -> dict[str, dict[str, Any]]:
+    """Latency of ``infer`` by engine, taken in alternation so that load on the machine falls on all alike.
+
+    Milliseconds of single inferences: {runs, p50, p99, p999}. Ends after ``runs`` each, or when ``budget_s`` is used
+    up, but not before 50.
+    """
+    block = 10
+    taken: dict[str, list[int]] = {name: [] for name in engines}
+    for engine in engines.values():
+        warm_up(engine)
+    start_ns = clock.now_ns()
+    done = 0
+    while done < runs and (done < 50 or clock.now_ns() - start_ns < budget_s * 1e9):
+        for name, engine in engines.items():
+            engine.infer(batch)  # the first after the other engine finds cold caches
+            for _ in range(block):
+                before_ns = clock.now_ns()
+                engine.infer(batch)
+                taken[name].append(clock.now_ns() - before_ns)
+        done += block
+        progress("latency", done, runs)
+    return {name: percentiles(times) for name, times in taken.items()}
+
+
+def percentiles(times_ns: list[int]) -> dict[str, Any]:
+    """{runs, p50, p99, p999} in milliseconds."""
+    p50, p99, p999 = (float(p) / 1e6 for p in np.percentile(times_ns, [50, 99, 99.9]))
+    return {"runs": len(times_ns), "p50": p50, "p99": p99, "p999": p999}
