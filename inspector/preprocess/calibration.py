@@ -66,8 +66,8 @@ class Locate(_Section):
     border_px: Count = 0
     max_shift_px: float = Field(default=20.0, gt=0, le=500)
     max_angle_deg: float = Field(default=3.0, gt=0, le=15)
-    min_score: float = Field(default=0.5, gt=0, lt=1)
-    """Least normalised correlation with the template at the place found."""
+    min_score: float = Field(default=0.7, gt=0, lt=1)
+    """Least normalised correlation with the template, for the part and each of its sides, at the place found."""
 
     @model_validator(mode="after")
     def _whole(self) -> Locate:
@@ -84,6 +84,9 @@ class FlatFieldFile(_Section):
     created: AwareDatetime
     expires: AwareDatetime
     frames: Size = 1
+    unevenness_before: float = Field(default=0.0, ge=0)
+    """Spread of the reference (99th less 1st percentile over the mean) in the ROI; after = corrected by itself."""
+    unevenness_after: float = Field(default=0.0, ge=0)
 
 
 class Scale(_Section):
@@ -117,7 +120,7 @@ class Checks(_Section):
 
     min_contrast: float = Field(default=1.0, ge=0)
     """Standard deviation of 8 x 8 block means, in grey levels; noise averages out, a part does not."""
-    max_saturated: float = Field(default=0.5, gt=0, le=1)
+    max_saturated: float = Field(default=0.2, gt=0, le=1)
     """Share of pixels at 255."""
 
 
@@ -304,6 +307,12 @@ def write_calibration(path: Path, file: CalibrationFile) -> None:
     draft = path.with_suffix(".toml.part")
     draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
     draft.replace(path)
+
+
+def update_calibration(path: Path, **sections: object) -> None:
+    """Replace sections of an existing calibration, checked like a new one. Raises ConfigError."""
+    values = load_calibration(path).file.model_dump() | sections
+    write_calibration(path, parse_calibration(values, source=str(path)))
 
 
 def write_beside(folder: Path, name: str, data: bytes) -> str:

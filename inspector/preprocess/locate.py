@@ -162,6 +162,7 @@ class Locator:
         self._proof_x, self._proof_y = self._to_centre(x, size_px[0]), self._to_centre(y, size_px[1])
         self._proof_index = (y, x)
         values = pattern[y, x]
+        self._proof_values = values / max(float(values @ values), 1e-9)
         self._proof_clip = float(np.abs(values).max()) * 1.1
         half_w, half_h = roi_px[0] / 2, roi_px[1] / 2
         from_left, from_top = self._proof_x + half_w, self._proof_y + half_h
@@ -258,8 +259,9 @@ class Locator:
             return NotFound(
                 f"{worst} correlates {lowest:.2f} with the template, at least {min_score:.2f} needed", lowest
             )
+        contrast = max(float(seen @ self._proof_values), 1e-9)
         for name, difference in self._rivals:
-            likeness = float(seen @ difference)
+            likeness = float(seen @ difference) / contrast
             if likeness < _TURNED:
                 return NotFound(f"the part looks {name} ({likeness:.2f}, at least {_TURNED:.2f} needed)", lowest)
         # The tolerance is the locator's own error, so that a part at the limit is not lost to it.

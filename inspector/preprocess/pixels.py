@@ -41,10 +41,15 @@ def normalise(image: Grey, mean: float, std: float) -> FloatMap:
     Raises ValueError unless 2-D uint8, and for a ``std`` that is not a positive finite number.
     """
     _require_grey(image)
-    rows, columns = image.shape
-    out = np.empty((1, 1, rows, columns), np.float32)
-    cv2.LUT(np.ascontiguousarray(image), _grey_table(float(mean), float(std)), out[0, 0])
-    return out
+    values = cv2.LUT(np.ascontiguousarray(image), _grey_table(float(mean), float(std)))
+    return np.asarray(values, np.float32)[None, None]
+
+
+def apply_flat_field(image: Grey, gain: FloatMap) -> Grey:
+    """``image * gain``, rounded and held within 0..255: uint8 and float32 of the same H x W -> H x W uint8."""
+    if image.shape != gain.shape:
+        raise ValueError(f"image of shape {image.shape}, gain of shape {gain.shape}")
+    return np.asarray(cv2.multiply(image, gain, dtype=cv2.CV_8U), np.uint8)
 
 
 @lru_cache(maxsize=16)
