@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from inspector.camera.render import Style, nominal_roi, render_reference
 from inspector.clock import Clock
 from inspector.errors import ConfigError
 from inspector.frame import Grey
@@ -202,6 +203,21 @@ def calibrate_roi(
     write_calibration(path, file)
     write_beside(out_dir, f"{name}.overlay.png", _png(overlay(images[0], load_calibration(path), found[0])))
     return path
+
+
+def calibrate_synthetic(*, out_dir: Path, clock: Clock, name: str = "synthetic", style: Style | None = None) -> Path:
+    """The calibration of the synthetic camera, whose nominal place is known: its clean reference part there."""
+    style = style or Style()
+    image = render_reference(style).image
+    return calibrate_roi(
+        [image],
+        name=name,
+        out_dir=out_dir,
+        clock=clock,
+        roi=nominal_roi(style),
+        max_shift_px=style.shift_px,
+        max_angle_deg=style.angle_deg,
+    )
 
 
 def _check_images(images: Sequence[Grey]) -> None:
