@@ -17,7 +17,7 @@ from inspector.config import CameraSettings, Settings, load
 from inspector.errors import InspectorError
 from inspector.figures import percentiles
 from inspector.frame import Decision, FloatMap, Frame, Missed
-from inspector.link.listen import ReferenceController
+from inspector.link.listen import Arrival, ReferenceController
 from inspector.recipe import engine_opener, open_proven, read_ingredients
 from inspector.station import Hooks, Station
 
@@ -59,7 +59,7 @@ def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict
     clock = clock or SystemClock()
     with tempfile.TemporaryDirectory(prefix="inspector-bench-") as scratch:
         wanted = _settings(settings, Path(scratch))
-        ingredients = read_ingredients(wanted)
+        ingredients = read_ingredients(wanted, clock)
         frames = _frames(wanted.camera, ingredients.preprocess.window, clock)
         opened = open_proven(ingredients.bundle, engine_opener(wanted))
         tensors = _tensors(frames, ingredients.preprocess.prepare)
@@ -117,12 +117,12 @@ class _Running:
             self._ready.set()
 
     def _connect(self) -> None:
-        self._controller = ReferenceController(self._station.endpoint, on_answer=self._heard)
+        self._controller = ReferenceController(self._station.endpoint, clock=self._station.clock, on_answer=self._heard)
         self._controller.start()
 
-    def _heard(self, message: Any, received_ns: int) -> None:
-        self._answers.put((received_ns - message.answer.taken_ns) / 1e6)
-        for name, us in message.answer.stages_us:
+    def _heard(self, arrival: Arrival) -> None:
+        self._answers.put((arrival.arrived_ns - arrival.answer.taken_ns) / 1e6)
+        for name, us in arrival.answer.stages_us:
             self._stages.setdefault(name, []).append(us)
 
     def once(self, camera: OneAtATime, frame: Frame) -> float:

@@ -17,6 +17,8 @@ class Condition:
     name: str
     text: str
     since_ns: int
+    stops: bool = True
+    """Parts cannot be inspected while it holds."""
 
 
 HINTS = {
@@ -24,6 +26,7 @@ HINTS = {
     "engine": "The part is INVALID; `inspector engines` tells whether the plan fits this machine",
     "ledger": "Check disk space and that the state directory is writable; parts are INVALID until rows commit",
     "controller": "Check the controller and the network; the controller must treat silence as reject",
+    "checkpoint": "Check disk space; rows are safe, but the ledger's log grows until it can be copied",
     "store": "Images are not kept; check disk space and store.quota_mb",
 }
 
@@ -38,12 +41,18 @@ class Conditions:
         self._state = State.PREOPERATIONAL
 
     def raise_fault(self, name: str, text: str) -> None:
-        """The condition holds from now on; a repeated text is not told again."""
+        """The condition holds from now on and the state is ERROR; while it holds it is not told again."""
+        self._raise(Condition(name, text, self._clock.now_ns(), stops=True))
+
+    def tell_of(self, name: str, text: str) -> None:
+        """The condition holds from now on, but parts are inspected all the same."""
+        self._raise(Condition(name, text, self._clock.now_ns(), stops=False))
+
+    def _raise(self, condition: Condition) -> None:
         with self._lock:
-            known = self._present.get(name)
-            if known is not None:
+            if condition.name in self._present:
                 return
-            condition = self._present[name] = Condition(name, text, self._clock.now_ns())
+            self._present[condition.name] = condition
         self._on_change(condition, True)
 
     def clear(self, name: str) -> None:
@@ -63,7 +72,8 @@ class Conditions:
         """ERROR while a condition holds in an operational state."""
         with self._lock:
             operational = self._state in (State.READY, State.SINGLE_EXECUTION, State.CONTINUOUS_EXECUTION)
-            return State.ERROR if self._present and operational else self._state
+            stopped = any(condition.stops for condition in self._present.values())
+            return State.ERROR if stopped and operational else self._state
 
     def present(self) -> tuple[Condition, ...]:
         """What is wrong right now, oldest first."""

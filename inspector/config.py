@@ -104,6 +104,7 @@ class ZoneSettings(Section):
     ignore: bool = False
     limits: dict[str, float] = {}
     """Limits that replace the station's inside this zone."""
+    review: dict[str, float] = {}
 
 
 class DecisionSettings(Section):

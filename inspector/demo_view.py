@@ -27,7 +27,7 @@ class View:
         self._counts: Counter[Verdict] = Counter()
         self._live: Live | None = None
         if not quiet and self._console.is_terminal:
-            self._live = Live(self._picture, console=self._console, refresh_per_second=8, get_renderable=self._picture)
+            self._live = Live(console=self._console, refresh_per_second=8, get_renderable=self._picture)
 
     def __enter__(self) -> View:
         if self._live is not None:

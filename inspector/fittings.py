@@ -10,7 +10,7 @@ from inspector.decision import Rules
 from inspector.engine import Engine
 from inspector.frame import Answer, Entry, Frame, Hashes
 from inspector.ledger.book import Row
-from inspector.link.controller import Event
+from inspector.link.events import Event
 from inspector.preprocess import Preprocess
 
 Stages = tuple[tuple[str, int], ...]

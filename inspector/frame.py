@@ -106,6 +106,8 @@ class Missed:
     reason: Reason = Reason.MISSED
     part_id: str = ""
     truth: bool | None = None
+    detail: str = ""
+    """Why, in one line, where the camera knows."""
 
 
 @dataclass(frozen=True, slots=True)

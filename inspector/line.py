@@ -17,12 +17,12 @@ from inspector.conditions import Conditions
 from inspector.decision import Alarms, worst
 from inspector.docket import Docket
 from inspector.errors import EngineError, LedgerError
+from inspector.examine import examine
 from inspector.fittings import Ledger, Link, Pace, Part, Recipe, Stages
 from inspector.flow import Channel
 from inspector.frame import Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
-from inspector.judge import judge
 from inspector.ledger.book import Note, Override, Row
-from inspector.link.controller import Acked, Announced, ControllerDown, ControllerUp, Event, Refused
+from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Refused
 
 POLL_S = 0.1
 """The longest a step waits for work, so that heartbeats stay fresh and stops are quick."""
@@ -45,6 +45,7 @@ class Line:
         queue: int,
         on_settled: Callable[[Settled], None] = lambda settled: None,
         on_event: Callable[[str, str], None] = lambda kind, text: None,
+        on_booked: Callable[[Settled], object] = lambda settled: None,
         pause: Callable[[float], None] = sleep_s,
     ) -> None:
         self.camera, self.docket, self.ledger, self.link, self.clock = camera, docket, ledger, link, clock
@@ -54,9 +55,8 @@ class Line:
         self.rows: Channel[Row] = Channel(4096)
         self.committed: Channel[Settled] = Channel(8192)  # +4096 rows, +1 batch of 1024 in hand, rounded up
         self.shown: Channel[Settled] = Channel(1)
-        self.pictures: Channel[Settled] = Channel(64)
         self.unbooked = 0
-        self._on_settled, self._on_event, self._pause = on_settled, on_event, pause
+        self._on_settled, self._on_event, self._on_booked, self._pause = on_settled, on_event, on_booked, pause
         self._meeting = threading.Lock()
         self._parked: dict[int, Frame | Missed] = {}
         self._views: dict[int, list[Decision]] = {}
@@ -101,7 +101,8 @@ class Line:
         """A loss is settled here; a frame goes to the engine, and what it displaces is settled here."""
         if isinstance(arrived, Missed):
             reason = arrived.reason if self.pace.views == 1 else Reason.VIEW_MISSING
-            self.settle(entry, invalid(reason, f"frame {arrived.frame_id}: {arrived.reason.value.lower()}"))
+            why = arrived.detail or arrived.reason.value.lower()
+            self.settle(entry, invalid(reason, f"frame {arrived.frame_id}: {why}"))
             return
         displaced = self.parts.offer(Part(entry, arrived))
         if displaced is not None:
@@ -153,7 +154,7 @@ class Line:
             self._keep_warm(recipe)
             return
         started_ns = self.clock.now_ns()
-        decision, evidence, stages = judge(part.frame, recipe, self.clock)
+        decision, evidence, stages = examine(part.frame, recipe, self.clock)
         if decision.reason is Reason.ENGINE_FAULT:
             self.conditions.raise_fault("engine", decision.detail)
         else:
@@ -228,7 +229,7 @@ class Line:
         for row in batch:
             if isinstance(row, Settled):
                 self.committed.offer(row)
-                self.pictures.offer(row)
+                self._on_booked(row)
         self.link.wake()
 
     # -- answer thread -------------------------------------------------------------------------------------------
@@ -244,7 +245,9 @@ class Line:
             self._send(overdue.settled)
             if overdue.overrides:
                 answer = overdue.settled.answer
-                self._to_book(Override(answer.epoch, answer.sequence, Reason.UNRECORDED, answer.settled_ns))
+                self._to_book(
+                    Override(answer.epoch, answer.sequence, Reason.UNRECORDED, answer.settled_ns, answer.detail)
+                )
             elif not overdue.booked:
                 self._to_book(overdue.settled)
         for event in self.link.service(self.clock.now_ns()):
@@ -294,6 +297,11 @@ class Line:
         self.parts.close()
         for settled in self.docket.close(self.clock.now_ns()):
             self._to_book(settled)
+
+    def unwritten(self) -> list[Row]:
+        """Rows that the ledger refused so far; for the last attempt when the line ends."""
+        rows, self._unwritten = self._unwritten, []
+        return rows
 
     def note(self, kind: str, text: str) -> None:
         """A line of history in the ledger: camera lost, reload, engine swap, alarm."""

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inspector.clock import Clock
 from inspector.config import Settings
-from inspector.decision import Rules
+from inspector.decision import Limits, Rules, Zone
 from inspector.engine import Engine
 from inspector.engine.bundle import Bundle, load_bundle
 from inspector.engine.choose import Opened, open_engine, self_test, warm_up
+from inspector.errors import ConfigError
 from inspector.fittings import Recipe
 from inspector.frame import Hashes
 from inspector.preprocess import Calibration, Preprocess, load_calibration
@@ -34,19 +36,32 @@ class Ingredients:
         return Recipe(engine, self.preprocess, self.rules, hashes)
 
 
-def read_ingredients(settings: Settings) -> Ingredients:
+def read_ingredients(settings: Settings, clock: Clock) -> Ingredients:
     """Load and check bundle, calibration and rules. Raises EngineError or ConfigError."""
     bundle = load_bundle(settings.engine.bundle)
     calibration = load_calibration(settings.part.calibration)
+    calibration.check_expiry(clock.wall_ns())
     preprocess = Preprocess(calibration, height=bundle.height, width=bundle.width, mean=bundle.mean, std=bundle.std)
-    return Ingredients(bundle, calibration, preprocess, read_rules(settings, bundle), settings.short_hash())
+    rules = read_rules(settings, bundle)
+    in_mm = {name for limits in _all_limits(rules) for name in limits.needs_scale}
+    if in_mm and calibration.file.scale is None:
+        raise ConfigError(
+            f"rules in millimetres need a calibrated scale: {', '.join(sorted(in_mm))}",
+            do="Run `inspector calibrate scale`, or give these limits in pixels",
+        )
+    return Ingredients(bundle, calibration, preprocess, rules, settings.short_hash())
+
+
+def _all_limits(rules: Rules) -> list[Limits]:
+    holders: list[Rules | Zone] = [rules, *rules.zones]
+    return [limits for one in holders for limits in (one.limits, one.review) if limits is not None]
 
 
 def read_rules(settings: Settings, bundle: Bundle) -> Rules:
     """The station's rules; what the configuration leaves open comes from the bundle's operating point."""
     chosen = settings.decision
     table: dict[str, Any] = {"threshold": chosen.threshold or bundle.threshold}
-    table |= chosen.limits or {"min_area_px": float(bundle.min_area_px)}
+    table |= chosen.limits or {"min_area_map_px": float(bundle.min_area_px)}
     table["review"] = dict(chosen.review)
     table["zones"] = [zone.model_dump(mode="python", exclude_defaults=True) for zone in chosen.zones]
     return Rules.parse(_without_empty(table))

@@ -19,10 +19,10 @@ import cv2
 from inspector.clock import Clock, SystemClock
 from inspector.config import Settings
 from inspector.errors import ConfigError
+from inspector.examine import examine
 from inspector.figures import Tally, percentiles
 from inspector.fittings import Recipe
 from inspector.frame import BoolMap, Decision, Defect, Evidence, Frame, Hashes, Reason, invalid
-from inspector.judge import judge
 from inspector.layouts import Sample, list_samples, read_grey, read_mask
 from inspector.overlay import draw
 from inspector.preprocess.pixels import resize_mask
@@ -59,7 +59,7 @@ def replay(
     """
     clock = clock or SystemClock()
     samples = list_samples(folder, layout)[:limit]
-    ingredients = read_ingredients(settings)
+    ingredients = read_ingredients(settings, clock)
     opened = open_proven(ingredients.bundle, engine_opener(settings))
     tally, times_ms, started_ns = Tally(), [], clock.now_ns()
     try:
@@ -98,7 +98,7 @@ def judge_all(samples: list[Sample], recipe: Recipe, clock: Clock) -> Iterator[R
             if frame is None:
                 yield Replayed(sample, invalid(Reason.BAD_IMAGE, fault), Evidence(), truth, 0)
                 continue
-            decision, evidence, stages = judge(frame, recipe, clock)
+            decision, evidence, stages = examine(frame, recipe, clock)
             yield Replayed(sample, decision, evidence, truth, dict(stages).get("engine", 0))
 
 

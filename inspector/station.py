@@ -13,29 +13,24 @@ from pathlib import Path
 
 from inspector import config
 from inspector.camera import Camera
-from inspector.cameras import make_camera
 from inspector.clock import Clock, SystemClock, sleep_s
 from inspector.conditions import HINTS, Condition, Conditions
 from inspector.config import Settings
-from inspector.decision import Alarms
-from inspector.docket import Docket
+from inspector.crew import Crew
 from inspector.engine import Engine
-from inspector.errors import EngineError, InspectorError
-from inspector.fittings import Pace
-from inspector.flow import Channel, Latch, Stage
+from inspector.errors import EngineError, InspectorError, LedgerError
+from inspector.flow import Channel, Latch
 from inspector.frame import Settled, State
 from inspector.health import Notifier, Tally
 from inspector.journal import Log, open_journal, tell_part
-from inspector.ledger.book import Book
-from inspector.ledger.store import Store, StorePolicy
 from inspector.line import POLL_S, Line
-from inspector.link.controller import ControllerLink
-from inspector.link.keys import load_server_keys
-from inspector.link.viewers import ViewersLink
 from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingredients
+from inspector.rooms import MS, Rooms, fit_out
 from inspector.seat import Seat
 
-MS = 1_000_000
+CONTROLLER_WAIT_NS = 3_000_000_000
+CHECKPOINT_BYTES = 4 << 20
+"""WAL size from which the sync thread copies it into the file; a commit never does."""
 
 
 @dataclass(slots=True)
@@ -51,7 +46,7 @@ class Hooks:
     opener: OpenEngine | None = None
 
 
-@dataclass(slots=True)
+@dataclass
 class Station:
     """One line with its threads. ``run`` returns when the line has ended; the tally stays readable."""
 
@@ -70,16 +65,21 @@ class Station:
         self.log = self.log or open_journal(self.settings.log.level, self.settings.log.format)
         self.notifier = Notifier()
         self.conditions = Conditions(self.clock, self._condition_changed)
-        self._reload = threading.Event()
+        self._reload, self._pace = threading.Event(), threading.Event()
         self._told: Channel[Settled] = Channel(1024)
-        self._stages: dict[str, Stage] = {}
-        self._line: Line | None = None
+        self.crew = Crew(self.clock, self.latch)
+        self._rooms: Rooms | None = None
+        self._ready_ns = 0
+
+    @property
+    def rooms(self) -> Rooms:
+        if self._rooms is None:
+            raise InspectorError("the station has not been started")
+        return self._rooms
 
     @property
     def line(self) -> Line:
-        if self._line is None:
-            raise InspectorError("the station has not been started")
-        return self._line
+        return self.rooms.line
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -88,14 +88,22 @@ class Station:
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(0.0005)  # an answer waits for the GIL at most so long; 5 ms is the default
         try:
-            with contextlib.ExitStack() as open_rooms:
-                ingredients = read_ingredients(self.settings)
-                self._build(ingredients, open_rooms)
-                try:
-                    self._start(ingredients)
-                    self._watch()
-                finally:
-                    self._drain()
+            ingredients = read_ingredients(self.settings, self.clock)
+            self._rooms = fit_out(
+                self.settings,
+                ingredients,
+                clock=self.clock,
+                conditions=self.conditions,
+                on_settled=self._settled,
+                on_event=self._event,
+                wrap_camera=self.hooks.wrap_camera,
+            )
+            try:
+                self._start(ingredients)
+                self._watch()
+            finally:
+                self._drain()
+                self.rooms.book.close()
         finally:
             sys.setswitchinterval(switch_s)
             gc.enable()
@@ -129,118 +137,50 @@ class Station:
 
     # -- building ------------------------------------------------------------------------------------------------
 
-    def _build(self, ingredients: Ingredients, rooms: contextlib.ExitStack) -> None:
-        wanted, clock = self.settings, self.clock
-        state = wanted.station.state_dir
-        self.book = Book(state / "ledger.db", clock=clock, sync=wanted.ledger.sync)
-        self.book.open()
-        rooms.callback(self.book.close)
-        self.store = Store(
-            state / "images",
-            policy=StorePolicy(save=wanted.store.save, every_pass=wanted.store.every_pass),
-            quota_bytes=int(wanted.store.quota_mb * 1e6),
-            keep_days=wanted.store.keep_days,
-            min_free_bytes=int(wanted.store.min_free_mb * 1e6),
-            clock=clock,
-        )
-        rooms.callback(self.store.close)
-        keys = load_server_keys(wanted.link.keys_dir) if wanted.link.keys_dir is not None else None
-        self.link = ControllerLink(
-            wanted.link.endpoint,
-            epoch=self.book.epoch,
-            clock=clock,
-            keys=keys,
-            allow_plaintext=wanted.link.allow_plaintext,
-            max_message_bytes=wanted.link.max_message_bytes,
-            heartbeat_s=wanted.link.heartbeat_ms / 1000,
-            resend_s=wanted.link.resend_ms / 1000,
-        )
-        self.viewers = ViewersLink(wanted.link.viewers, clock=clock, keys=keys, images=wanted.link.viewer_images)
-        docket = Docket(
-            epoch=self.book.epoch,
-            gate_ns=int(wanted.timing.gate_ms * MS),
-            slack_ns=int(wanted.timing.slack_ms * MS),
-            commit_margin_ns=int(wanted.timing.commit_margin_ms * MS),
-            on_open=self.book.mark_opened,
-        )
-        camera = make_camera(wanted.camera, clock=clock, window=ingredients.preprocess.window)
-        self._line = Line(
-            camera=self.hooks.wrap_camera(camera),
-            docket=docket,
-            ledger=self.book,
-            link=self.link,
-            clock=clock,
-            conditions=self.conditions,
-            alarms=Alarms(wanted.alarm.fails, wanted.alarm.among, wanted.alarm.no_reject_run),
-            pace=Pace(
-                views=wanted.camera.views,
-                announcements=wanted.link.announcements,
-                announce_wait_ns=int(wanted.link.announce_wait_ms * MS),
-                keep_alive_ns=int(wanted.engine.keep_alive_s * 1e9),
-            ),
-            queue=wanted.timing.queue,
-            on_settled=self._settled,
-            on_event=self._event,
-        )
-
-    def _stage(
-        self,
-        name: str,
-        step: Callable[[], None],
-        setup: Callable[[], None] | None = None,
-        teardown: Callable[[], None] | None = None,
-    ) -> Stage:
-        stage = Stage(name, step, clock=self.clock, latch=self.latch, setup=setup, teardown=teardown)
-        self._stages[name] = stage
-        stage.start()
-        stage.ready.wait()
-        if stage.error is not None:
-            raise stage.error
-        return stage
-
     def _start(self, ingredients: Ingredients) -> None:
         """Engine before link before camera: no part is triggered that could not be answered."""
-        line = self.line
-        self._stage("book", line.book)
+        line, viewers, store = self.line, self.rooms.viewers, self.rooms.store
+        self.crew.start("book", line.book)
         self.seat_engine(ingredients)
-        self._stage("answer", line.answer, self._open_link, self.link.close)
+        self.crew.start("answer", line.answer, self._open_link, self.rooms.link.close)
         self.hooks.on_linked()
-        self._stage("sync", self._sync)
-        self._stage("show", lambda: line.show(self.viewers.publish), self._open_viewers, self.viewers.close)
-        self._stage("tell", self._tell)
-        self._stage("store", self._keep)
+        self.crew.start("sync", self._sync)
+        self.crew.start("show", lambda: line.show(viewers.publish), self._open_viewers, viewers.close)
+        self.crew.start("tell", self._tell)
+        self.crew.start("store", self._store, store.open, store.close)
         gc.collect()
         gc.freeze()  # everything made so far lives as long as the daemon; a full collection would stall due times
         gc.disable()
-        self._stage("acquire", self._acquire, line.camera.open, line.camera.close)
+        self.crew.start("acquire", self._acquire, line.camera.open, line.camera.close)
         self.conditions.enter(State.CONTINUOUS_EXECUTION)
-        self.log.info("ready", camera=line.camera.name, endpoint=self.endpoint, epoch=self.book.epoch)
+        self._ready_ns = self.clock.now_ns()
+        self.log.info("ready", camera=line.camera.name, endpoint=self.endpoint, epoch=self.rooms.book.epoch)
         self.notifier.tell("READY=1", f"STATUS=ready, {line.camera.name}")
         self.hooks.on_ready()
 
     def _open_link(self) -> None:
-        self.link.open()
-        self.endpoint = self.link.endpoint
-        recovery = self.book.recover(self.clock.now_ns())
+        self.rooms.link.open()
+        self.endpoint = self.rooms.link.endpoint
+        for note in self.rooms.book.notes:
+            self.log.warning(f"ledger {note.kind}", detail=note.text)
+        recovery = self.rooms.book.recover(self.clock.now_ns())
         for answer in (*recovery.resend, *recovery.restarted):
-            self.link.send(answer, durable=self.book.durable)
+            self.rooms.link.send(answer, durable=self.rooms.book.durable)
         if recovery.resend or recovery.restarted:
             self.log.warning("restarted", resent=len(recovery.resend), lost=len(recovery.restarted))
 
     def _open_viewers(self) -> None:
-        self.viewers.open()
-        self.viewers_endpoint = self.viewers.endpoint
+        self.rooms.viewers.open()
+        self.viewers_endpoint = self.rooms.viewers.endpoint
 
     def seat_engine(self, ingredients: Ingredients) -> None:
         """Prepare an engine in a thread of its own; when it is proven, it takes over from the one that runs."""
         seat = Seat(self.line, ingredients, self.hooks.opener or engine_opener(self.settings), self.hooks.wrap_engine)
-        former = self._stages.get("inspect")
-        stage = self._stage("inspect", seat.step, seat.setup, seat.teardown)
+        former = self.crew.get("inspect")
+        stage = self.crew.start("inspect", seat.step, seat.setup, seat.teardown)
         if seat.recipe is None:
-            self._stages.pop("inspect")
             stage.stop()
-            if former is not None:
-                self._stages["inspect"] = former
+            self.crew.put_back("inspect", former)
             raise seat.fault or EngineError("the engine could not be prepared")
         if former is not None:
             former.stop()
@@ -270,18 +210,28 @@ class Station:
             self.stop("the camera has no further frames")
 
     def _sync(self) -> None:
-        self.latch.wait(self.settings.ledger.sync_interval_ms / 1000)
-        self.book.sync()
+        self._pace.wait(self.settings.ledger.sync_interval_ms / 1000)
+        _, durable = self.rooms.book.sync()
+        self.rooms.link.set_progress(opened=self.line.docket.statistics().opened, durable=durable)
+        try:
+            if self.rooms.book.wal_bytes > CHECKPOINT_BYTES:
+                self.rooms.book.checkpoint()
+        except LedgerError as error:
+            self.conditions.raise_fault("checkpoint", str(error))
+        else:
+            self.conditions.clear("checkpoint")
+
+    def _store(self) -> None:
+        self.rooms.store.step(POLL_S)
+        if self.rooms.store.statistics().short:
+            self.conditions.tell_of("store", "the disk is short, images are shed")
+        else:
+            self.conditions.clear("store")
 
     def _tell(self) -> None:
         settled = self._told.take(POLL_S)
         if settled is not None and self.settings.log.parts:
             tell_part(self.log, settled)
-
-    def _keep(self) -> None:
-        settled = self.line.pictures.take(POLL_S)
-        if settled is not None:
-            self.store.keep(settled)
 
     # -- watching ------------------------------------------------------------------------------------------------
 
@@ -290,13 +240,14 @@ class Station:
             if self._reload.is_set():
                 self._reload.clear()
                 self.reload_settings()
+            self._watch_controller()
             seen = self.line.camera.statistics()
             if seen.connected:
                 self.conditions.clear("camera")
             else:
                 self.conditions.raise_fault("camera", f"{self.line.camera.name} is not connected")
-            self.link.set_state(self.conditions.state)
-            stale = self.stale_stages()
+            self.rooms.link.set_state(self.conditions.state)
+            stale = self.crew.stale(int(self.settings.health.stale_ms * MS))
             for name in stale:
                 self.conditions.raise_fault(
                     name, f"stage {name} has not moved for {self.settings.health.stale_ms:g} ms"
@@ -304,17 +255,17 @@ class Station:
             if not stale:
                 self.notifier.tell("WATCHDOG=1")
 
-    def stale_stages(self) -> list[str]:
-        """Stages whose heartbeat is older than allowed; the watchdog starves while there is one."""
-        oldest_ns = self.clock.now_ns() - int(self.settings.health.stale_ms * MS)
-        return [name for name, stage in self._stages.items() if stage.beat_ns < oldest_ns]
+    def _watch_controller(self) -> None:
+        """The line tells when a controller goes; that none ever came is seen here."""
+        if self.rooms.link.statistics().connects == 0 and self.clock.now_ns() - self._ready_ns > CONTROLLER_WAIT_NS:
+            self.conditions.raise_fault("controller", "no controller has connected yet")
 
     def reload_settings(self) -> None:
         """New rules and calibration between two parts; a changed bundle swaps the engine. On any fault the old stay."""
         self.notifier.tell("RELOADING=1", f"MONOTONIC_USEC={self.clock.now_ns() // 1000}")
         try:
             wanted = config.load(self.config_path).settings if self.config_path is not None else self.settings
-            fresh = read_ingredients(wanted)
+            fresh = read_ingredients(wanted, self.clock)
             recipe = self.line.recipe
             if recipe is None or fresh.bundle.manifest != self.ingredients.bundle.manifest:
                 self.seat_engine(fresh)
@@ -334,30 +285,27 @@ class Station:
     def _drain(self) -> None:
         """No new parts; decide what can still be decided in time; the rest is STOPPED; then close, answers first."""
         self.conditions.enter(State.HALTED)
-        if self._line is None:
-            return
-        line, stages = self._line, self._stages
+        line, link, book = self.line, self.rooms.link, self.rooms.book
         self._end("acquire")
         patience_ns = min(int(self.settings.timing.gate_ms * MS), 1000 * MS)
         self._wait_until(lambda: line.docket.undecided == 0, patience_ns)
         line.stop()
-        if "answer" in stages and stages["answer"].alive:
+        if self.crew.runs("answer"):
             self._wait_until(lambda: line.docket.unanswered == 0, 500 * MS)
-            self._wait_until(lambda: self.link.unacknowledged == 0 or not self.link.connected, 300 * MS)
+            self._wait_until(lambda: link.unacknowledged == 0 or not link.statistics().connected, 300 * MS)
         self._wait_until(lambda: line.rows.statistics().waiting == 0, 200 * MS)
         for name in ("inspect", "answer", "book", "sync", "store", "show", "tell"):
             self._end(name)
-        with contextlib.suppress(InspectorError):
-            line.book()  # receipts that came with the last answers
+        if any(condition.name == "ledger" for condition in self.conditions.present()):
+            book.ballast.release()
+        with contextlib.suppress(LedgerError):
+            book.write(line.unwritten() + line.rows.take_all(0))  # receipts of the last answers
+        self.tally.acknowledged = link.statistics().acknowledged
         self.tally.triggered = line.docket.statistics().opened
         self.log.info("stopped", why=self.latch.reason, **self.tally.figures())
 
     def _end(self, name: str) -> None:
-        stage = self._stages.get(name)
-        if stage is None:
-            return
-        stage.stop()
-        if not stage.join(2.0):
+        if not self.crew.end(name):
             self.log.error("stage did not end", stage=name)
 
     def _wait_until(self, done: Callable[[], bool], patience_ns: int) -> None:
@@ -381,5 +329,5 @@ class Station:
         tell = self.log.error if on else self.log.info
         hint = HINTS.get(condition.name, "") if on else ""
         tell(f"{condition.name} {'fault' if on else 'recovered'}", detail=condition.text, do=hint)
-        if self._line is not None and condition.name != "ledger":
-            self._line.note(f"{condition.name} {'fault' if on else 'recovered'}", condition.text)
+        if self._rooms is not None and condition.name != "ledger":
+            self.line.note(f"{condition.name} {'fault' if on else 'recovered'}", condition.text)

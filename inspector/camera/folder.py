@@ -81,7 +81,7 @@ class FolderCamera:
         if picture.pixels is None:
             self.last_fault = picture.fault
             self._statistics = replace(seen, missed=seen.missed + 1)
-            return Missed(number, at_ns, Reason.BAD_IMAGE, part_id, sample.defective)
+            return Missed(number, at_ns, Reason.BAD_IMAGE, part_id, sample.defective, picture.fault)
         self._statistics = replace(seen, frames=seen.frames + 1)
         origin = self._window[:2] if self._window else (0, 0)
         return Frame(number, picture.pixels, at_ns, origin, part_id=part_id, truth=sample.defective)

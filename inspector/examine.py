@@ -9,7 +9,7 @@ from inspector.fittings import Recipe, Stages
 from inspector.frame import Decision, Evidence, Frame, Reason, invalid
 
 
-def judge(frame: Frame, recipe: Recipe, clock: Clock) -> tuple[Decision, Evidence, Stages]:
+def examine(frame: Frame, recipe: Recipe, clock: Clock) -> tuple[Decision, Evidence, Stages]:
     """The decision on one frame, what was seen, and how long each stage took. Raises nothing of ours."""
     t0 = clock.now_ns()
     crop = recipe.preprocess.prepare(frame)

@@ -1,0 +1,41 @@
+"""The command line. Exit codes: 0 done, 1 a fault of ours, 2 bad usage or configuration, 3 camera or engine missing.
+
+Rooms are imported where a command needs them, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from inspector import __version__
+from inspector.cli import line, replay
+from inspector.cli.common import EPILOG, Commands
+from inspector.errors import InspectorError
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        code = arguments.command(arguments)
+    except InspectorError as error:
+        print(f"inspector: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    return int(code or 0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands."""
+    does = "Inline inspection: camera to verdict on the wire, for every part, exactly once."
+    parser = argparse.ArgumentParser(prog="inspector", description=does, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"inspector {__version__}")
+    commands = Commands(parser)
+    for room in (line, replay):
+        room.add(commands)
+    return parser

@@ -1,0 +1,147 @@
+"""demo, run, listen, check-config, bench: the line itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from inspector.cli.common import (
+    Commands,
+    config_option,
+    engine_option,
+    json_option,
+    load,
+    positive,
+    print_figures,
+    print_json,
+)
+
+
+def add(commands: Commands) -> None:
+    """Add these commands."""
+    commands.add("demo", "Run a simulated commutator line and show it", _demo, _demo_options, json_option)
+    commands.add("run", "Run the daemon", _run, config_option, _run_options, json_option)
+    commands.add("listen", "Reference controller: receive, acknowledge, print", _listen, _listen_options)
+    commands.add("cameras", "List the cameras each GenTL producer sees", _cameras, _cameras_options, json_option)
+    commands.add("check-config", "Validate and print the effective configuration", _check_config, config_option)
+    commands.add(
+        "bench",
+        "Latency of the bare engine loop and of the whole line",
+        _bench,
+        config_option,
+        engine_option,
+        _bench_options,
+        json_option,
+    )
+
+
+def _demo_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--parts", type=positive, default=60, metavar="N", help="parts to inspect (default 60)")
+    sub.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="parts per second (default 10)")
+    sub.add_argument("--seed", type=int, default=1, metavar="S", help="which parts come (default 1)")
+    sub.add_argument("--engine", type=Path, metavar="BUNDLE", help="engine bundle (default engines/commutator)")
+    sub.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="pictures and ledger go here")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from inspector.demo import Demo
+    from inspector.demo_view import View
+
+    demo = Demo(arguments.parts, arguments.rate, arguments.seed, arguments.out, arguments.engine)
+    with View(arguments.parts, quiet=arguments.json) as view:
+        demo.on_answer = view.add
+        figures = demo.run()
+    view.summary(figures)
+    if arguments.json:
+        print_json(figures)
+    whole = figures["triggered"] == figures["answered"] == figures["acknowledged"]
+    return 0 if whole and not figures["conflicts"] else 1
+
+
+def _run_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--max-parts", type=positive, metavar="N", help="stop in order after N parts")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from inspector.station import Station
+
+    loaded = load(arguments)
+    station = Station(loaded.settings, config_path=arguments.config, max_parts=arguments.max_parts)
+    with station.signals():
+        tally = station.run()
+    if arguments.json:
+        print_json(tally.figures())
+    return 0
+
+
+def _listen_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--endpoint", default="tcp://127.0.0.1:5570", help="the daemon's controller socket")
+    sub.add_argument("--key", type=Path, metavar="FILE", help="this controller's secret key file (CURVE)")
+    sub.add_argument("--server-key", type=Path, metavar="FILE", help="the daemon's public key file; goes with --key")
+    sub.add_argument("--count", type=positive, metavar="N", help="end after N answers")
+
+
+def _listen(arguments: argparse.Namespace) -> int:
+    from inspector.clock import SystemClock
+    from inspector.link.keys import ClientKeys
+    from inspector.link.listen import Arrival, ReferenceController
+
+    def show(arrival: Arrival) -> None:
+        answer = arrival.answer
+        why = answer.reason.value if answer.reason is not None else "; ".join(answer.rules)
+        number, left = f"{answer.epoch}-{answer.sequence:06d}", f"{arrival.left_us / 1000:.0f} ms left"
+        print(f"{number}  {answer.part_id:<20} {answer.verdict.value:<7} {left:>12}  {why}")
+
+    keys = ClientKeys.load(arguments.server_key, arguments.key) if arguments.key is not None else None
+    controller = ReferenceController(arguments.endpoint, clock=SystemClock(), keys=keys, on_answer=show)
+    controller.run(until=lambda: arguments.count is not None and controller.statistics().received >= arguments.count)
+    return 0
+
+
+def _cameras_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--producer", type=Path, action="append", default=[], metavar="FILE.cti", help="may be repeated")
+
+
+def _cameras(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from inspector.camera.genicam import list_devices
+
+    devices = list_devices(arguments.producer)
+    if arguments.json:
+        print_json({"devices": [asdict(one) for one in devices]})
+        return 0
+    for one in devices:
+        print(f"{one.model:<12} serial {one.serial:<12} {one.user_name:<16} {one.access:<10} {one.producer}")
+    if not devices:
+        print("no devices")
+    return 0
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    from inspector.clock import SystemClock
+    from inspector.recipe import read_ingredients
+
+    loaded = load(arguments)
+    rows = list(loaded.rows())
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, source in rows:
+        print(f"{name:<{width}}  {value:<40}  {source}")
+    ingredients = read_ingredients(loaded.settings, SystemClock())
+    print(f"engine bundle {ingredients.bundle.name}, calibration {ingredients.calibration.hash[:16]}: ok")
+    return 0
+
+
+def _bench_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--parts", type=positive, default=300, metavar="N", help="parts per loop (default 300)")
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from inspector.bench import bench
+
+    figures = bench(load(arguments).settings, parts=arguments.parts)
+    if arguments.json:
+        print_json(figures)
+    else:
+        print_figures(figures)
+    return 0

@@ -1,0 +1,63 @@
+"""replay: recorded images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from inspector.cli.common import (
+    Commands,
+    config_option,
+    engine_option,
+    json_option,
+    load,
+    positive,
+    print_figures,
+    print_json,
+)
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    commands.add(
+        "replay",
+        "Judge recorded images with the line's own code",
+        _replay,
+        config_option,
+        engine_option,
+        _replay_options,
+        json_option,
+    )
+
+
+def _replay_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folder", type=Path, help="images, in one of the known layouts")
+    sub.add_argument("--layout", default="auto", help="auto, folder, kolektor-sdd, magnetic-tile or neu-seg")
+    sub.add_argument("--results", type=Path, metavar="FILE.jsonl", help="write one line per image")
+    sub.add_argument("--overlays", type=Path, metavar="DIR", help="write annotated images")
+    sub.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from inspector.replay import replay
+
+    columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replay", total=None)
+        figures = replay(
+            arguments.folder,
+            load(arguments).settings,
+            layout=arguments.layout,
+            results=arguments.results,
+            overlays=arguments.overlays,
+            limit=arguments.limit,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if arguments.json:
+        print_json(figures)
+    else:
+        print_figures(figures)
+    return 0

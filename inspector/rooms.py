@@ -1,0 +1,124 @@
+"""From settings to the rooms of a line: ledger, store, link, viewers, camera, docket, and the line itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inspector.camera import Camera
+from inspector.cameras import make_camera
+from inspector.clock import Clock
+from inspector.conditions import Conditions
+from inspector.config import LinkSettings, Settings, StoreSettings
+from inspector.decision import Alarms
+from inspector.docket import Docket
+from inspector.fittings import Pace
+from inspector.frame import Settled, Verdict
+from inspector.ledger.book import Book
+from inspector.ledger.store import Policy, Store
+from inspector.line import Line
+from inspector.link.controller import ControllerLink
+from inspector.link.keys import CurveKeys
+from inspector.link.viewers import ViewersLink
+from inspector.recipe import Ingredients
+
+MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What a station is made of. The book is open (its epoch numbers the answers); nothing else runs yet."""
+
+    book: Book
+    store: Store
+    link: ControllerLink
+    viewers: ViewersLink
+    line: Line
+
+
+def fit_out(
+    settings: Settings,
+    ingredients: Ingredients,
+    *,
+    clock: Clock,
+    conditions: Conditions,
+    on_settled: Callable[[Settled], None],
+    on_event: Callable[[str, str], None],
+    wrap_camera: Callable[[Camera], Camera],
+) -> Rooms:
+    """Open the book and fit the rest around it. Raises ConfigError, LedgerError, CameraError."""
+    state = settings.station.state_dir
+    camera = make_camera(settings.camera, clock=clock, window=ingredients.preprocess.window)
+    alarms = Alarms(settings.alarm.fails, settings.alarm.among, settings.alarm.no_reject_run)
+    store = _store(settings.store, settings, clock)
+    viewers = _viewers(settings.link, clock)
+    controller_keys = _keys(settings.link, "controllers")
+    book = Book(
+        state / "ledger.db", clock=clock, sync=settings.ledger.sync, ballast_bytes=settings.ledger.ballast_bytes
+    )
+    book.open()
+    try:
+        link = ControllerLink(
+            settings.link.endpoint,
+            epoch=book.epoch,
+            clock=clock,
+            keys=controller_keys,
+            allow_plaintext=settings.link.allow_plaintext,
+            max_message_bytes=settings.link.max_message_bytes,
+            heartbeat_s=settings.link.heartbeat_ms / 1000,
+            resend_s=settings.link.resend_ms / 1000,
+        )
+        line = Line(
+            camera=wrap_camera(camera),
+            docket=_docket(settings, book),
+            ledger=book,
+            link=link,
+            clock=clock,
+            conditions=conditions,
+            alarms=alarms,
+            pace=Pace(
+                views=settings.camera.views,
+                announcements=settings.link.announcements,
+                announce_wait_ns=int(settings.link.announce_wait_ms * MS),
+                keep_alive_ns=int(settings.engine.keep_alive_s * 1e9),
+            ),
+            queue=settings.timing.queue,
+            on_settled=on_settled,
+            on_event=on_event,
+            on_booked=store.offer,
+        )
+    except BaseException:
+        book.close()
+        raise
+    return Rooms(book, store, link, viewers, line)
+
+
+def _docket(settings: Settings, book: Book) -> Docket:
+    return Docket(
+        epoch=book.epoch,
+        gate_ns=int(settings.timing.gate_ms * MS),
+        slack_ns=int(settings.timing.slack_ms * MS),
+        commit_margin_ns=int(settings.timing.commit_margin_ms * MS),
+        on_open=book.mark_opened,
+    )
+
+
+def _store(wanted: StoreSettings, settings: Settings, clock: Clock) -> Store:
+    return Store(
+        settings.station.state_dir / "images",
+        policy=Policy(frozenset(Verdict(word) for word in wanted.save), wanted.every_pass),
+        quota_bytes=int(wanted.quota_mb * 1e6),
+        keep_days=wanted.keep_days,
+        clock=clock,
+        min_free_bytes=int(wanted.min_free_mb * 1e6),
+    )
+
+
+def _viewers(wanted: LinkSettings, clock: Clock) -> ViewersLink:
+    return ViewersLink(wanted.viewers, clock=clock, keys=_keys(wanted, "viewers"), images=wanted.viewer_images)
+
+
+def _keys(wanted: LinkSettings, role: str) -> CurveKeys | None:
+    if wanted.keys_dir is None:
+        return None
+    return CurveKeys.load(wanted.keys_dir, "controllers" if role == "controllers" else "viewers")
