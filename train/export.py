@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def to_onnx(network: LSANet, height: int, width: int, dynamic_batch: bool = Fals
     shapes = {"image": {0: torch.export.Dim("n", min=1, max=64)}} if dynamic_batch else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # and on torchvision, which is not needed
         program = torch.onnx.export(
             Inference(network).eval(),
             (example,),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # train/ is run from the checkout, not installed
 torch = pytest.importorskip("torch", reason="training needs the train extra")
 
 
@@ -17,25 +17,9 @@ def two_threads() -> None:
     torch.set_num_threads(2)
 
 
-def draw_set(root: Path, count: int, size: int = 64) -> Path:
-    """A plain set: grey noise, every second image with a dark square or bar and its mask."""
-    rng = np.random.default_rng(7)
-    for name in ("images", "masks"):
-        (root / name).mkdir(parents=True)
-    for number in range(count):
-        image = rng.normal(140, 6, (size, size)).clip(0, 255).astype(np.uint8)
-        mask = np.zeros((size, size), np.uint8)
-        if number % 2:
-            high, wide = (20, 20) if number % 4 == 1 else (8, 40)
-            top, left = (int(rng.integers(0, size - side)) for side in (high, wide))
-            mask[top : top + high, left : left + wide] = 255
-            image[mask > 0] //= 3
-        cv2.imwrite(str(root / "images" / f"{number:03d}.png"), image)
-        cv2.imwrite(str(root / "masks" / f"{number:03d}.png"), mask)
-    return root
-
-
 @pytest.fixture(scope="session")
 def plain_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 images of 64 x 64, half of them defective."""
+    from train_helpers import draw_set
+
     return draw_set(tmp_path_factory.mktemp("plain") / "set", 24)

@@ -41,9 +41,7 @@ BASE, LAM, SDM, FULL = (False, False, False), (True, False, False), (True, True,
         (8, FULL, 1_353_922, 3.84),
     ],
 )
-def test_size_is_the_specified_one(
-    width: int, modules: tuple[bool, bool, bool], parameters: int, gflop: float
-) -> None:
+def test_size_is_the_specified_one(width: int, modules: tuple[bool, bool, bool], parameters: int, gflop: float) -> None:
     """Parameters are exact, FLOPs to the digits of the specification, for every row of its table."""
     model = LSANet(ModelConfig(width, *modules))
     assert parameter_count(model) == parameters

@@ -1,0 +1,158 @@
+"""The loop: learns, resumes bit for bit, repeats itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from train_helpers import draw_set, small
+
+from train.ablate import LOSSES, MODULES, ablate, row
+from train.checkpoint import load, load_network
+from train.config import AugmentConfig, recipe
+from train.data import load_items, make_batch
+from train.fit import Average, fit, learning_rate, make_optimiser
+from train.losses import location_target, total_loss
+from train.model import LSANet, ModelConfig
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Equal to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_resume_is_bit_exact(plain_set: Path, tmp_path: Path, precision: Any) -> None:
+    """A run that was cut after two epochs and resumed ends with the very weights of one that was not."""
+    config = small(precision=precision)
+    fit(config, plain_set, tmp_path / "whole")
+    fit(config, plain_set, tmp_path / "cut", stop_after=2)
+    assert load(tmp_path / "cut/last.pt")["progress"]["epoch"] == 2
+    fit(small(seed=99), plain_set, tmp_path / "cut", resume=True)  # its own configuration wins
+    whole, cut = load(tmp_path / "whole/last.pt"), load(tmp_path / "cut/last.pt")
+    assert same(whole["model"], cut["model"])
+    assert same(whole["average"], cut["average"])
+    assert whole["config"] == cut["config"]
+    for a, b in zip(whole["progress"]["history"], cut["progress"]["history"], strict=True):
+        assert {k: v for k, v in a.items() if k != "images_per_s"} == {
+            k: v for k, v in b.items() if k != "images_per_s"
+        }
+
+
+def test_same_seed_same_weights(plain_set: Path, tmp_path: Path) -> None:
+    """Two runs with one seed are equal to the last bit, a third with another seed is not."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit(small(epochs=1, seed=seed), plain_set, tmp_path / name)
+    a, b, c = (load(tmp_path / name / "last.pt")["model"] for name in "abc")
+    assert same(a, b)
+    assert not same(a, c)
+
+
+def test_checkpoint_carries_everything(plain_set: Path, tmp_path: Path) -> None:
+    """Configuration, split hash, optimiser and history stand in last.pt; best.pt loads as a network by itself."""
+    config = small(epochs=2)
+    progress = fit(config, plain_set, tmp_path)
+    data = load(tmp_path / "last.pt")
+    assert data["split_sha256"] == json.loads((tmp_path / "split.json").read_text())["sha256"]
+    assert data["optimiser"]["state"]
+    assert len(data["progress"]["history"]) == 2
+    network, loaded, _ = load_network(tmp_path / "best.pt")
+    assert loaded == config
+    assert not network.training
+    assert progress.best_iou == max(r["iou"] for r in progress.history)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_resume_refuses_another_split(plain_set: Path, tmp_path: Path) -> None:
+    """Going on with other sides would mix training and validation images."""
+    fit(small(epochs=2), plain_set, tmp_path, stop_after=1)
+    (tmp_path / "split.json").unlink()
+    from train.split import make_split
+
+    other = make_split(load_items(plain_set, "folder", 64), "folder", "grouped", 0.4, 5)
+    other.write(tmp_path / "split.json")
+    with pytest.raises(ValueError, match="split changed"):
+        fit(small(epochs=2), plain_set, tmp_path, resume=True)
+
+
+def test_rate_warms_up_and_anneals() -> None:
+    """From almost nothing up to the base rate, then by a cosine to zero; a time limit shortens the way."""
+    config = replace(recipe("paper", "folder"), warmup_steps=10)
+    rates = [learning_rate(config, step, 1000, 0.0) for step in range(1001)]
+    assert rates[0] < 0.1 * config.learning_rate
+    assert max(rates) == pytest.approx(config.learning_rate, rel=0.01)
+    assert rates[505] == pytest.approx(config.learning_rate / 2, rel=0.02)
+    assert rates[1000] == pytest.approx(0, abs=1e-9)
+    assert learning_rate(replace(config, max_minutes=1.0), 10, 1000, 60.0) == pytest.approx(0, abs=1e-9)
+
+
+def test_optimisers_read_the_recipe() -> None:
+    """AdamW takes the paper's momentum as beta1, SGD as momentum."""
+    model = LSANet(ModelConfig(4))
+    adam = make_optimiser(model, recipe("paper", "folder"))
+    assert isinstance(adam, torch.optim.AdamW)
+    assert adam.param_groups[0]["betas"] == (0.9, 0.999)
+    assert adam.param_groups[0]["weight_decay"] == 1e-4
+    sgd = make_optimiser(model, replace(recipe("paper", "folder"), optimiser="sgd"))
+    assert sgd.param_groups[0]["momentum"] == 0.9
+
+
+def test_average_follows_the_weights() -> None:
+    """The averaged weights equal the recursion written out."""
+    model = nn.Linear(1, 1, bias=False)
+    average = Average(model, 0.8)
+    expected = float(model.weight.detach())
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        average.update(model, step)
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.state["weight"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_ablation_rows_are_configurations(plain_set: Path, tmp_path: Path) -> None:
+    """Each row changes its own switch only, and a short ablation leaves its table."""
+    base = small(epochs=1)
+    assert row("base", base).model == ModelConfig(4, False, False, False)
+    assert row("lsa-net", base) == base
+    assert row("seg", base).loss.loc == row("seg", base).loss.diff == 0
+    assert all(row(name, base) for name in (*MODULES, *LOSSES))
+    with pytest.raises(ValueError, match="no row"):
+        row("lan", base)
+    results = ablate(base, plain_set, tmp_path, ["base", "lsa-net"], [0, 1])
+    assert [r["row"] for r in results] == ["base", "lsa-net"]
+    assert len(results[0]["last_iou"]) == 2
+    assert "| lsa-net |" in (tmp_path / "ablation.md").read_text()
+
+
+@pytest.mark.slow
+def test_overfits_eight_images(tmp_path: Path) -> None:
+    """The whole network and loss learn eight images by heart: IoU over 0.9 within a minute."""
+    items = load_items(draw_set(tmp_path / "set", 16), "folder", 64)
+    items = [i for i in items if i.defective][:8]
+    batch = make_batch([(i.image, i.mask) for i in items], 0.5, 0.25)
+    torch.manual_seed(0)
+    config = small(augment=AugmentConfig())
+    model = LSANet(ModelConfig(8)).train()
+    optimiser = make_optimiser(model, config)
+    iou = 0.0
+    for _ in range(150):
+        parts = total_loss(model(batch.image), batch.mask, batch.boxes, config.loss)
+        optimiser.zero_grad()
+        parts.total.backward()
+        optimiser.step()
+        assert math.isfinite(float(parts.total.detach()))
+        with torch.no_grad():
+            found, mask = model(batch.image).logits > 0, batch.mask > 0
+        iou = float((found & mask).sum() / (found | mask).sum())
+        if iou > 0.95:
+            break
+    assert iou > 0.9
+    assert location_target(items[0].mask).any()
