@@ -139,7 +139,8 @@ def open_file(bundle: Bundle, path: Path, content: bytes, info: EngineInfo, opti
         case _:
             from inspector.engine.tensorrt import TensorRtEngine
 
-            return TensorRtEngine(content, info, options, bundle.input_name, bundle.output_name)
+            names = (bundle.input_name, bundle.output_name)
+            return TensorRtEngine(content, info, options, names, rebuild_command(bundle, "tensorrt", info.precision))
 
 
 def open_fp32(bundle: Bundle, runtime: str, options: CpuOptions) -> Engine:
