@@ -92,7 +92,7 @@ class Wake:
         Returns False where nothing came. May return True without a message: the caller drains without blocking."""
         # libzmq's descriptor only tells of changes, so what is already there must be asked for first
         if int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._drain()
+            self.drain()
             return True
         handles = (int(socket.getsockopt(zmq.FD)), self._handle)
         if max(handles) < _SELECT_LIMIT:
@@ -103,8 +103,13 @@ class Wake:
             for handle in handles:
                 poller.register(handle, select.POLLIN)
             came = bool(poller.poll(max(0.0, timeout_s) * 1e3))
-        self._drain()
+        self.drain()
         return came
+
+    @property
+    def handle(self) -> int:
+        """The descriptor, readable once pulled, for an owner that polls more than one socket."""
+        return self._handle
 
     def close(self) -> None:
         """Release the descriptor; idempotent."""
@@ -113,7 +118,8 @@ class Wake:
                 os.close(self._handle)
                 self._handle = -1
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Take note of having woken. The owner only."""
         try:
             os.eventfd_read(self._handle)
         except BlockingIOError:
