@@ -37,8 +37,6 @@ _SILENCE_NS = 300_000_000
 """Without a frame for so long, the camera is asked whether it is still there; silence alone is legal."""
 _ASK_EVERY_NS = 500_000_000
 _RETRY_S = 0.2
-_BUSY_PATIENCE_NS = 5_000_000_000
-"""A camera whose owner crashed stays taken until its heartbeat runs out: 3 s with GigE Vision's default."""
 _FAILED_STARTS = 10
 _LOG_BYTES = 1 << 16
 
@@ -48,7 +46,7 @@ class Pulse:
 
     BYTES = 4096
     _WORD = struct.Struct("<Q")
-    BEAT_NS, STREAMING, UNDERRUNS, OVERRUNS, UNRECORDED = range(5)
+    BEAT_NS, STREAMING, UNDERRUNS, OVERRUNS = range(4)
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, self.BYTES)
@@ -58,9 +56,6 @@ class Pulse:
 
     def __setitem__(self, word: int, value: int) -> None:
         self._WORD.pack_into(self._map, word * 8, value)
-
-    def close(self) -> None:
-        self._map.close()
 
 
 class Link:
@@ -125,7 +120,7 @@ class Acquirer:
 
     def _connect(self) -> Opened | None:
         """Tries until the camera runs; None when the parent hung up. At first start the error is the parent's."""
-        patient_until_ns = self._clock.now_ns() + _BUSY_PATIENCE_NS
+        patient_until_ns = self._clock.now_ns() + int(self._order.patience_s * 1e9)
         failed_starts = 0
         while not self._link.ended():
             self._beat(streaming=False)
@@ -192,10 +187,8 @@ class Acquirer:
                 self._link.note("frame counted as incomplete", frame=taken.frame_id, why=taken.flaw)
         else:
             put = ring.put(Kind.FRAME, taken.frame_id, taken.taken_ns, taken.camera_ns, taken.pixels[window])
-        if put is Put.OVERRUN:
+        if put is not Put.STORED:
             self._pulse[Pulse.OVERRUNS] += 1
-        elif put is Put.UNRECORDED:
-            self._pulse[Pulse.UNRECORDED] += 1
 
     def _chores(self) -> bool:
         """True when the parent hung up."""

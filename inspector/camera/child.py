@@ -24,7 +24,7 @@ from inspector.camera.acquirer import MESSAGE_BYTES, Pulse
 from inspector.camera.session import Order
 
 _NOISE = "GenTL producer does not implement"  # the binding's remark about optional functions
-_TAIL_BYTES, _TAIL_LINES = 4096, 6
+_LOG_BYTES, _TAIL_LINES = 1 << 17, 6
 
 Message = tuple[dict[str, Any], list[int]]
 """What the child says, and the descriptors that came with it, which belong to the receiver."""
@@ -116,7 +116,7 @@ class CameraProcess:
         return f"{how}; it printed: {tail}" if tail else how
 
     def _tail(self) -> str:
-        size = os.fstat(self._log_fd).st_size
-        text = os.pread(self._log_fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
+        text = os.pread(self._log_fd, _LOG_BYTES, 0).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip() and _NOISE not in line]
-        return " | ".join(lines[-_TAIL_LINES:])
+        crash = next((n for n, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+        return " | ".join(lines[-_TAIL_LINES:] if crash is None else lines[crash : crash + _TAIL_LINES])

@@ -51,9 +51,10 @@ class GenicamCamera:
     the device; an empty one does not restrict, and what is left must be exactly one device. ``features`` are written
     in order and read back, at every (re)connection. ``window`` (x, y, width, height) is cut out of each frame; None =
     all. ``buffers`` are the producer's, ``ring_slots`` the frames that may wait for the line; one beyond them is
-    Missed. ``frame_id_bits`` is 16 for GigE Vision 1.x. A gap of more than ``max_gap`` ids is one event, not that many Missed
-    (see FrameCounter). A child without a sign of life for ``hang_s`` (``connect_s`` while it looks for the camera) is
-    ended and started anew. ``tell`` takes the events; without it they go to the journal."""
+    Missed. ``frame_id_bits`` is 16 for GigE Vision 1.x. A gap of more than ``max_gap`` ids is one event, not that many
+    Missed (see FrameCounter). A child without a sign of life for ``hang_s`` (``connect_s`` while it looks for the
+    camera) is ended and started anew; a camera that is in use is asked for again for ``patience_s``. ``tell`` takes
+    the events; without it they go to the journal."""
 
     def __init__(
         self,
@@ -71,13 +72,14 @@ class GenicamCamera:
         max_gap: int = 1000,
         hang_s: float = 4.0,
         connect_s: float = 15.0,
+        patience_s: float = 5.0,
         tell: Tell = _journal,
     ) -> None:
         if buffers < 1 or ring_slots < 1:
             raise ConfigError("a camera needs buffers", expected="1 or more", found=f"{buffers} and {ring_slots} slots")
         self._clock, self._tell = clock, tell
         self._producers = tuple(producers)
-        self._asked = Order((), serial, model, user_name, "", tuple(features), buffers, window, ring_slots=ring_slots)
+        self._asked = Order((), serial, model, user_name, "", tuple(features), buffers, window, ring_slots, patience_s)
         self._frame_id_bits, self._max_gap = frame_id_bits, max_gap
         self._hang_s, self._connect_s = hang_s, connect_s
         self._child: CameraProcess | None = None
@@ -92,8 +94,8 @@ class GenicamCamera:
         self._origin_px = (0, 0)
         self._failed: InspectorError | None = None
         self._spawn_ns = 0
-        self._connections = self._frames = self._missed = self._incomplete = self._overruns = 0
-        self._underruns_before = 0
+        self._connections = self._frames = self._missed = self._incomplete = 0
+        self._underruns_before = self._overruns_before = 0
         self._connected = False
 
     @property
@@ -165,7 +167,9 @@ class GenicamCamera:
     def statistics(self) -> CameraStatistics:
         """A snapshot; callable from any thread."""
         child = self._child
-        underruns = self._underruns_before + (child.pulse[Pulse.UNDERRUNS] if child is not None else 0)
+        underruns, overruns = self._underruns_before, self._overruns_before
+        if child is not None:
+            underruns, overruns = underruns + child.pulse[Pulse.UNDERRUNS], overruns + child.pulse[Pulse.OVERRUNS]
         return CameraStatistics(
             frames=self._frames,
             missed=self._missed,
@@ -173,7 +177,7 @@ class GenicamCamera:
             reconnects=max(0, self._connections - 1),
             connected=self._connected,
             producer_underruns=underruns,
-            overruns=self._overruns,
+            overruns=overruns,
             resyncs=self._counter.resyncs,
         )
 
@@ -190,6 +194,7 @@ class GenicamCamera:
         if child is None:
             return ""
         self._underruns_before += child.pulse[Pulse.UNDERRUNS]
+        self._overruns_before += child.pulse[Pulse.OVERRUNS]
         return child.finish(_CLOSE_GRACE_S)
 
     def _hear(self, child: CameraProcess) -> None:
@@ -312,6 +317,5 @@ class GenicamCamera:
                 Frame(step.frame_id, record.pixels, record.taken_ns, self._origin_px, camera_ns=record.camera_ns)
             )
             return
-        incomplete = record.kind is Kind.INCOMPLETE
-        self._overruns += not incomplete
-        self._pending.append(Missed(step.frame_id, record.taken_ns, Reason.INCOMPLETE if incomplete else Reason.MISSED))
+        reason = Reason.INCOMPLETE if record.kind is Kind.INCOMPLETE else Reason.MISSED
+        self._pending.append(Missed(step.frame_id, record.taken_ns, reason))

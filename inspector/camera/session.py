@@ -50,6 +50,8 @@ class Order:
     buffers: int = 32
     window: tuple[int, int, int, int] | None = None
     ring_slots: int = 16
+    patience_s: float = 5.0
+    """How long to ask for a camera that is in use: one whose owner crashed stays so until its heartbeat runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +177,9 @@ class Session:
         from genicam import genapi, gentl
 
         stream = self._acquirer.data_streams[0].node_map
-        if stream is not None and stream.has_node("StreamBufferHandlingMode"):
-            # A producer without this choice, or with another default name, keeps its own order.
-            with contextlib.suppress(genapi.GenericException, gentl.GenericException):
+        # A stream without a node map, or without this choice, keeps the producer's own order.
+        with contextlib.suppress(genapi.GenericException, gentl.GenericException):
+            if stream is not None and stream.has_node("StreamBufferHandlingMode"):
                 stream.StreamBufferHandlingMode.value = "OldestFirst"
 
     @property

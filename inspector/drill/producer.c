@@ -171,6 +171,7 @@ static void power_on(void) {
     reg[R_HEIGHT] = reg[R_HEIGHT_MAX] = get(C_HEIGHT);
     reg[R_PIXEL_FORMAT] = MONO8;
     reg_set_float(R_RATE, 20.0);
+    set(C_RATE_MHZ, 20000);
     reg_set_float(R_EXPOSURE, 1000.0);
     reg_set_float(R_TEMPERATURE, 41.5);
     memset(text, 0, sizeof text);
