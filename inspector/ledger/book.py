@@ -103,7 +103,8 @@ class Book:
             notes.append(Note(wall_ns, "continues", text))
         connection = schema.connect(self.path, busy_ms=self._busy_ms, vfs=self._vfs)
         self._writer = connection
-        connection.execute("PRAGMA journal_mode=WAL; PRAGMA journal_size_limit=16777216")
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("journal_size_limit", 16 << 20)
         migrated = schema.migrate(connection, self.path)
         if migrated:
             notes.append(Note(wall_ns, "migrated", migrated))

@@ -49,8 +49,9 @@ def export_csv(path: Path, out: Path, wanted: Filter | None = None) -> int:
     with _Draft(out) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for count, line in enumerate(_lines(path, wanted), start=1):
+        for line in _lines(path, wanted):
             writer.writerow("" if cell is None else cell for cell in line)
+            count += 1
     return count
 
 
@@ -131,8 +132,8 @@ def _copy(store: Path, stored: Stored, out: Path, name: str, is_good: bool) -> b
     except OSError as error:
         found = error.strerror or str(error)
         raise LedgerError(f"cannot export the image {stored.name}", found=found, do="Run ledger verify.") from error
-    mask = cv2.imread(str(out / "masks" / name), cv2.IMREAD_UNCHANGED)
-    return mask is not None and bool(np.any(mask))
+    found_mask = cv2.imread(str(out / "masks" / name), cv2.IMREAD_UNCHANGED)
+    return found_mask is not None and bool(np.any(found_mask))
 
 
 def _lines(path: Path, wanted: Filter | None) -> Iterator[tuple[Cell, ...]]:

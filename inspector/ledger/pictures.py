@@ -71,7 +71,7 @@ class Index:
         self.path = root / INDEX_NAME
         try:
             self._connection = schema.connect(self.path, busy_ms=2000)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.pragma("journal_mode", "wal")
             self._connection.wal_autocheckpoint(500)
             self._connection.execute(_TABLE)
         except apsw.Error as error:
