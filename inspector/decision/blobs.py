@@ -1,9 +1,9 @@
 """Connected blobs of a thresholded map and their measures: vectorised, in time that depends on pixels, not on shapes.
 
 Measures are exact under flips and shifts: differences of pixel positions are taken as whole numbers before they are
-scaled. Length is the largest, width the smallest calliper (Feret diameter) over the blob's pixels, each pixel taken
-as a disc of its own size, so that a run of n pixels is n long and 1 wide in any direction. Unlike the sides of the
-smallest rectangle, both can only shrink when a blob loses pixels.
+scaled. Length is the largest, width the smallest calliper (Feret diameter) over the blob's pixels, each pixel taken as
+a disc of its own size: a run of n pixels is n long and 1 wide in any direction (to about a tenth of a pixel where the
+map's two scales differ). Unlike the sides of the smallest rectangle, both can only shrink when a blob loses pixels.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class Blobs:
     """H x W: 0 = no blob."""
     label: Ints
     """Value of blob i in ``labels``."""
+    ends: NDArray[np.int32]
+    """R x 2 x 2: (x, y) of the first and last pixel of each row run, blob by blob: all that hulls need."""
+    first_run: Ints
+    """B + 1: where the runs of blob i begin; the last entry is R."""
 
     def __len__(self) -> int:
         return int(self.area.size)
@@ -49,28 +53,49 @@ class Blobs:
 
 def find(mask: BoolMap, scores: FloatMap, owner: NDArray[np.uint8] | None, zone_count: int) -> Blobs:
     """8-connected blobs of ``mask`` (H x W bool). ``owner``: H x W, which of ``zone_count`` zones a pixel is in."""
-    # Not ...WithStats: its pass over all pixels takes three times as long as the sums over the blobs' pixels below.
+    # Not ...WithStats: its pass over all pixels takes three times as long as the sums over row runs below.
     count, found = cv2.connectedComponentsWithAlgorithm(mask.view(np.uint8), 8, cv2.CV_32S, cv2.CCL_BBDT)
     labels = np.asarray(found, np.int32)
     at = np.flatnonzero(mask)
-    of = labels.ravel()[at].astype(np.intp)
+    begins = np.empty(at.size, np.bool_)
+    begins[:1] = True
+    np.not_equal(at[1:], at[:-1] + 1, out=begins[1:])
+    row = at // mask.shape[1]  # a division by one number is fast, a remainder is not
+    begins[1:] |= row[1:] != row[:-1]
+    begin = np.flatnonzero(begins)
+    of = labels.ravel()[at[begin]].astype(np.int64)
+    y, x = row[begin], at[begin] - row[begin] * mask.shape[1]
+    size = np.diff(begin, append=at.size)
+    # float32 scores add up exactly in float64, so that no mean depends on the order of pixels
     score = scores.ravel()[at].astype(np.float64)
-    y, x = np.divmod(at, mask.shape[1])
-    area = np.bincount(of, minlength=count)[1:]
+    area = _sums(of, size, count)
     top = np.zeros(count, np.float64)
-    np.maximum.at(top, of, score)
+    total = np.zeros(0, np.float64)
+    if at.size:
+        np.maximum.at(top, of, np.maximum.reduceat(score, begin))
+        total = np.asarray(np.add.reduceat(score, begin), np.float64)
+    mean = _sums(of, total, count) / area
+    mean_x, mean_y = _sums(of, size * x + size * (size - 1) / 2, count) / area, _sums(of, size * y, count) / area
     if owner is None:
-        zones = area[:, None]
+        zones: Ints = area[:, None].astype(np.int64)
     else:
         columns = zone_count + 1
-        zones = np.bincount(of * columns + owner.ravel()[at], minlength=count * columns).reshape(count, columns)[1:]
-    mean_x = np.bincount(of, x, count)[1:] / area
-    mean_y = np.bincount(of, y, count)[1:] / area
-    mean = np.bincount(of, score, count)[1:] / area
+        cell = labels.ravel()[at].astype(np.int64) * columns + owner.ravel()[at]
+        zones = np.asarray(np.bincount(cell, minlength=count * columns).reshape(count, columns)[1:], np.int64)
     order = np.lexsort((mean_x, mean_y, -area))
+    rank = np.empty(count, np.int64)
+    rank[order + 1] = np.arange(count - 1)
+    runs = np.argsort(rank[of], kind="stable")
+    ends = np.stack((x, y, x + size - 1, y), axis=1)[runs].astype(np.int32).reshape(-1, 2, 2)
+    first_run = np.concatenate(([0], np.cumsum(np.bincount(rank[of], minlength=count - 1))))
     return Blobs(
-        area[order], mean_x[order], mean_y[order], mean[order], top[1:][order], zones[order], labels, order + 1
-    )
+        area[order].astype(np.int64), mean_x[order], mean_y[order], mean[order], top[1:][order],
+        zones[order], labels, order + 1, ends, first_run,
+    )  # fmt: skip
+
+
+def _sums(of: Ints, values: NDArray[np.number], count: int) -> Floats:
+    return np.asarray(np.bincount(of, values, count)[1:], np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,81 +111,71 @@ class Extents:
 
 def measure(blobs: Blobs, which: Ints, scale_x: float, scale_y: float) -> Extents:
     """Length, width and box of the blobs ``which``; scales in frame pixels per map pixel."""
-    length, width = np.zeros(which.size), np.zeros(which.size)
-    box = np.zeros((which.size, 4), np.int64)
-    hulls = _hulls(blobs, which)
-    sizes = np.array([hull.shape[0] for hull in hulls], np.int64)
-    slot = 4
-    while sizes.size and slot < 2 * int(sizes.max()):
-        mine = np.flatnonzero((sizes <= slot) & (sizes > (slot // 2 if slot > 4 else 0)))
-        # 64 Mi pair cells would be 0.5 GB: take the large hulls in portions
-        for some in np.array_split(mine, max(1, mine.size * slot * slot >> 20)):
-            if some.size:
-                points = np.stack([_padded(hulls[i], slot) for i in some])
-                length[some], width[some] = callipers(points, scale_x, scale_y)
-                low, high = points.min(axis=1), points.max(axis=1)
-                box[some] = np.concatenate((low, high - low + 1), axis=1)
-        slot *= 2
-    return Extents(length, width, box)
+    if which.size == 0:
+        return Extents(np.zeros(0), np.zeros(0), np.zeros((0, 4), np.int64))
+    points = blobs.ends.reshape(-1, 1, 2)
+    begin, end = (2 * blobs.first_run[which]).tolist(), (2 * blobs.first_run[which + 1]).tolist()
+    hull = cv2.convexHull
+    hulls = [hull(points[a:b]) for a, b in zip(begin, end, strict=True)]
+    corners = np.asarray(np.concatenate(hulls)[:, 0], np.int32)
+    first = np.concatenate(([0], np.cumsum([len(each) for each in hulls])))
+    length, width = callipers(corners, first, scale_x, scale_y)
+    low, high = np.minimum.reduceat(corners, first[:-1]), np.maximum.reduceat(corners, first[:-1])
+    size = high - low + 1
+    # Matters only where the two scales differ: then two pixels one above the other can be wider than high.
+    width = np.minimum(width, np.minimum(size[:, 0] * scale_x, size[:, 1] * scale_y))
+    return Extents(length, width, np.concatenate((low, size), axis=1).astype(np.int64))
 
 
-def _hulls(blobs: Blobs, which: Ints) -> list[NDArray[np.int32]]:
-    """Convex hull of each wanted blob, h x 2 (x, y), in the order of ``which``."""
-    position = np.full(len(blobs) + 1, -1, np.int64)
-    position[blobs.label[which]] = np.arange(which.size)
-    hulls: list[NDArray[np.int32]] = [np.zeros((0, 2), np.int32)] * which.size
-    # RETR_CCOMP and not RETR_EXTERNAL: a blob inside another's hole is a blob too.
-    mask = (blobs.labels > 0).view(np.uint8)
-    contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not contours:
-        return hulls
-    outer = np.flatnonzero(tree[0, :, 3] < 0)
-    first = np.array([contours[i][0, 0] for i in outer.tolist()])
-    wanted = position[blobs.labels[first[:, 1], first[:, 0]]]
-    for contour, place in zip(outer.tolist(), wanted.tolist(), strict=True):
-        if place >= 0:
-            hulls[place] = cv2.convexHull(contours[contour])[:, 0]
-    return hulls
+def callipers(corners: NDArray[np.int32], first: Ints, scale_x: float, scale_y: float) -> tuple[Floats, Floats]:
+    """Largest and smallest calliper of convex polygons: N x 2 corners (x, y) as cv2.convexHull orders them, polygon
+    after polygon, polygon i from ``first[i]`` to ``first[i + 1]`` -> B lengths, B widths in frame pixels.
 
-
-def _padded(hull: NDArray[np.int32], size: int) -> NDArray[np.int32]:
-    """Repeat the last corner: it adds no pair that is not there and an edge of length 0."""
-    out = np.empty((size, 2), np.int32)
-    out[: len(hull)] = hull
-    out[len(hull) :] = hull[-1]
-    return out
-
-
-def callipers(points: NDArray[np.int32], scale_x: float, scale_y: float) -> tuple[Floats, Floats]:
-    """Largest and smallest calliper of each hull: B x H x 2 corners (x, y), padded by repeats -> B lengths, B widths.
-
-    Length: largest distance of two corners, plus the pixel's own extent along it. Width: over all edges the largest
-    distance of a corner from the edge's line, the smallest of these (a convex polygon is narrowest along an edge's
-    normal), plus the pixel's own extent across it.
+    Rotating callipers (Shamos 1978), for all edges of all polygons at once: the corner farthest from an edge begins
+    the first edge that has turned by at least half a turn, found by bisection on the edges' angles.
+    Length = longest distance of an edge's first corner from that corner or (parallel edges) the one after it, plus the
+    pixel's own extent along it; width = shortest distance of such a corner from its edge, plus the pixel's across.
     """
-    x, y = points[..., 0].astype(np.float64), points[..., 1].astype(np.float64)
-    dx, dy = x[:, :, None] - x[:, None, :], y[:, :, None] - y[:, None, :]
-    squared = dx * dx * (scale_x * scale_x) + dy * dy * (scale_y * scale_y)
+    begin, count = first[:-1], np.diff(first)
+    polygon = np.repeat(np.arange(count.size), count)
+    following = np.arange(1, polygon.size + 1)
+    following[first[1:] - 1] = begin
+    x, y = corners[:, 0].astype(np.float64), corners[:, 1].astype(np.float64)
+    ex, ey = x[following] - x, y[following] - y
+    angle = np.arctan2(ey, ex)
+    start = begin[polygon]
+    turned = (angle - angle[start]) % _TURN
+    base = 8.0 * polygon
+    # Edges of a pixel grid differ by far more than 1e-9 in angle or not at all: parallel ones are always hit.
+    wanted = (turned + (_TURN / 2 - 1e-9)) % _TURN
+    opposite = np.searchsorted(base + turned, base + wanted)
+    opposite = np.where(opposite >= first[1:][polygon], start, opposite)
+    dx, dy = x[opposite] - x, y[opposite] - y
+    cross = np.abs(ex * dy - ey * dx)
+    xx, yy = scale_x * scale_x, scale_y * scale_y
+    edge2 = ex * ex * xx + ey * ey * yy
+    # the edge's normal is (-ey * scale_y, ex * scale_x) / edge, and the pixel an ellipse of those scales
+    with np.errstate(invalid="ignore"):
+        across = (cross + np.sqrt(ex * ex + ey * ey)) * (scale_x * scale_y) / np.sqrt(edge2)
+    across[edge2 == 0.0] = min(scale_x, scale_y)  # a single pixel
+    dx, dy = np.stack((dx, x[following[opposite]] - x)), np.stack((dy, y[following[opposite]] - y))
+    reach = np.sqrt(dx * dx * xx + dy * dy * yy)
     if scale_x == scale_y:
-        length = np.sqrt(squared.max(axis=(1, 2))) + scale_x
+        reach += scale_x
     else:
-        apart = np.sqrt(squared)
-        own = np.sqrt(dx * dx * scale_x**4 + dy * dy * scale_y**4) / np.where(apart > 0, apart, 1.0)
-        length = np.maximum((apart + own).max(axis=(1, 2)), max(scale_x, scale_y))
-    ex, ey = np.roll(x, -1, axis=1) - x, np.roll(y, -1, axis=1) - y
-    cross = np.abs(ex[:, :, None] * dy - ey[:, :, None] * dx).max(axis=2)
-    edge = np.sqrt(ex * ex * (scale_x * scale_x) + ey * ey * (scale_y * scale_y))
-    # normal = (-ey * scale_y, ex * scale_x) / edge; the pixel is an ellipse of axes scale_x, scale_y
-    across = cross * (scale_x * scale_y) + (scale_x * scale_y) * np.sqrt(ex * ex + ey * ey)
-    width = np.where(edge > 0, across / np.where(edge > 0, edge, 1.0), np.inf).min(axis=1)
-    return length, np.where(np.isfinite(width), width, min(scale_x, scale_y))
+        reach += np.sqrt(dx * dx * (xx * xx) + dy * dy * (yy * yy)) / np.maximum(reach, 1e-9)
+    length = np.maximum.reduceat(reach.max(axis=0), begin)
+    return np.maximum(length, max(scale_x, scale_y)), np.minimum.reduceat(across, begin)
 
 
-def shape_class(area_px: float, length_px: float, point_length_px: float) -> Shape:
-    """STRIP when long for its area, else POINT up to ``point_length_px``, else BLOCK."""
-    if length_px > point_length_px / 2 and length_px * length_px >= STRIP_ELONGATION * area_px:
-        return Shape.STRIP
-    return Shape.POINT if length_px <= point_length_px else Shape.BLOCK
+_TURN = 2.0 * np.pi
+_SHAPES = (Shape.POINT, Shape.STRIP, Shape.BLOCK)
+
+
+def shape_classes(area_px: Floats, length_px: Floats, point_length_px: float) -> list[Shape]:
+    """STRIP when long for its area (and no speck), else POINT up to ``point_length_px``, else BLOCK."""
+    strip = (length_px > point_length_px / 2) & (length_px * length_px >= STRIP_ELONGATION * area_px)
+    return [_SHAPES[i] for i in np.where(strip, 1, np.where(length_px <= point_length_px, 0, 2)).tolist()]
 
 
 def smallest_gap(blobs: Blobs, boxes: Ints, which: Ints, scale_x: float, scale_y: float, below: float) -> float:
@@ -171,25 +186,30 @@ def smallest_gap(blobs: Blobs, boxes: Ints, which: Ints, scale_x: float, scale_y
     if which.size < 2:
         return np.inf
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1
-    apart = np.maximum(np.maximum(low[:, None] - high[None], low[None] - high[:, None]), 0) * (scale_x, scale_y)
+    scale = np.array([scale_x, scale_y])
+    apart = np.maximum(np.maximum(low[:, None] - high[None], low[None] - high[:, None]), 0) * scale
     near = np.argwhere(np.triu(np.hypot(apart[..., 0], apart[..., 1]) < below, 1))
-    scale = np.array([scale_x, scale_y], np.float32)
-    outlines: dict[int, NDArray[np.float32]] = {}
+    outlines = {i: _outline(blobs, int(blobs.label[which[i]]), boxes[i]) for i in set(near.ravel().tolist())}
     best = np.inf
-    for pair in near.tolist():
-        for i in pair:
-            if i not in outlines:
-                outlines[i] = _outline(blobs, int(blobs.label[which[i]]), boxes[i]) * scale
-        one, other = (outlines[i] for i in pair)
-        distance, _ = cv2.batchDistance(one, other, cv2.CV_32F, normType=cv2.NORM_L2)
-        best = min(best, float(distance.min()))
+    for i, j in near.tolist():
+        one, other = (outlines[a][_to_box(outlines[a], low[b], high[b], scale) < below] for a, b in ((i, j), (j, i)))
+        for some in np.array_split(one, max(1, one.shape[0] * other.shape[0] >> 20)):
+            if some.size and other.size:
+                step = (some[:, None] - other[None]) * scale
+                best = min(best, float(np.sqrt((step * step).sum(axis=2).min())))
     return best if best < below else np.inf
 
 
-def _outline(blobs: Blobs, label: int, box: Ints) -> NDArray[np.float32]:
+def _to_box(points: Ints, low: Ints, high: Ints, scale: Floats) -> Floats:
+    """Distance of each point from a box, frame pixels."""
+    apart = np.maximum(np.maximum(low - points, points - high), 0) * scale
+    return np.asarray(np.hypot(apart[:, 0], apart[:, 1]), np.float64)
+
+
+def _outline(blobs: Blobs, label: int, box: Ints) -> Ints:
     """Pixels (x, y) of the blob that have a neighbour outside it."""
     x, y, width, height = (int(each) for each in box)
     own = np.pad(blobs.labels[y : y + height, x : x + width] == label, 1)
     inner = own[1:-1, :-2] & own[1:-1, 2:] & own[:-2, 1:-1] & own[2:, 1:-1]
     rows, columns = np.nonzero(own[1:-1, 1:-1] & ~inner)
-    return np.stack((columns + x, rows + y), axis=1).astype(np.float32)
+    return np.stack((columns + x, rows + y), axis=1).astype(np.int64)

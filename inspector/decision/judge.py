@@ -231,8 +231,10 @@ def _defects(
     )
     a, b, c, d, e, f = geometry.matrix
     x, y = found.x[listed], found.y[listed]
+    area = sized.area_px[listed]
+    point_px = blob.POINT_SHARE * max(shape) * (geometry.scale_x * geometry.scale_y) ** 0.5
     columns = (
-        sized.area_px[listed].tolist(),
+        area.tolist(),
         extents.length_px.tolist(),
         extents.width_px.tolist(),
         (a * x + b * y + c).tolist(),
@@ -242,16 +244,16 @@ def _defects(
         found.score_max[listed].tolist(),
         found.zones[listed].argmax(axis=1).tolist(),
         counts[listed].tolist(),
+        blob.shape_classes(area, extents.length_px, point_px),
     )
     names = ("", *(zone.name for zone in rules.zones))
-    point_px = blob.POINT_SHARE * max(shape) * (geometry.scale_x * geometry.scale_y) ** 0.5
     mm = geometry.mm_per_px
     return tuple(
         Defect(
-            area, length, width, at_x, at_y, tuple(box), mean, top, blob.shape_class(area, length, point_px),
-            names[zone], area * mm * mm if mm else None, length * mm if mm else None, width * mm if mm else None, count,
+            size, length, width, at_x, at_y, tuple(box), mean, top, kind, names[zone],
+            size * mm * mm if mm else None, length * mm if mm else None, width * mm if mm else None, count,
         )
-        for area, length, width, at_x, at_y, box, mean, top, zone, count in zip(*columns, strict=True)
+        for size, length, width, at_x, at_y, box, mean, top, zone, count, kind in zip(*columns, strict=True)
     )  # fmt: skip
 
 
