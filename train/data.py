@@ -94,12 +94,13 @@ class Pose:
     """2 x 3: pixel centre of the part's crop, 0 to 1 over its sides -> pixel centre of the frame."""
 
     def cut(self, image: Grey, mask: Grey, size: int) -> tuple[Grey, Grey]:
-        """The part upright, size x size, as locating gives it."""
-        to_unit = np.array([[1 / size, 0, 0.5 / size], [0, 1 / size, 0.5 / size], [0, 0, 1]])
-        matrix = self.matrix @ to_unit
+        """The part upright, size x size or at its own size where that is larger, as the daemon warps it."""
+        sides = np.linalg.norm(self.matrix[:, :2], axis=0)
+        width, height = (max(round(float(side)), size) for side in sides)
+        to_unit = np.array([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         part, part_mask = (
-            cv2.warpAffine(each, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            cv2.warpAffine(each, self.matrix @ to_unit, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
             for each in (image, mask)
         )
         return np.asarray(part, np.uint8), np.asarray(part_mask, np.uint8)
