@@ -109,7 +109,7 @@ class Acquirer:
             except LinkLost as lost:
                 self._link.tell("lost", why=str(lost))
             finally:
-                self._beat(streaming=False)
+                self._beat(streaming=True)  # a tear-down that hangs is not waited for longer than a stream that does
                 self._session.close()
 
     def _beat(self, *, streaming: bool) -> None:

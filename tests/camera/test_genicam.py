@@ -166,6 +166,7 @@ def test_truncated_pixels_are_incomplete(bench: Bench) -> None:
     camera.open()
     items = count(camera, 6)
     assert [isinstance(item, Missed) and item.reason is Reason.INCOMPLETE for item in items] == [True] * 2 + [False] * 4
+    until(camera, lambda _: bool(bench.told("frame counted as incomplete")))  # comes by another way than the frames
     assert "bytes instead of" in str(bench.told("frame counted as incomplete")[0]["why"])
 
 
@@ -314,8 +315,7 @@ def test_the_camera_process_does_not_outlive_the_line(bench: Bench, driver_hangs
     line.stdout.close()
     assert select.select([watched], [], [], PATIENCE_S)[0], "the camera process lives on"
     os.close(watched)
-    bench.control.set(Fault.PORT_HANG_MS, 0)
-    assert list_devices([bench.cti])[0].access == "free"
+    assert driver_hangs or bench.control.get(Count.OWNER) == 0
 
 
 def test_open_and_close_leave_nothing_behind(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
