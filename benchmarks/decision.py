@@ -22,7 +22,7 @@ from inspector.frame import FloatMap, Geometry
 
 def make_map(rng: np.random.Generator, size: int, blobs: int) -> FloatMap:
     """``blobs`` ellipses on a jittered grid, so that none touch, on a faint noisy ground."""
-    cells = int(np.ceil(np.sqrt(blobs)))
+    cells = max(1, int(np.ceil(np.sqrt(blobs))))
     pitch = size / cells
     out = rng.random((size, size), np.float32) * np.float32(0.2)
     for cell in rng.permutation(cells * cells)[:blobs].tolist():
