@@ -131,7 +131,10 @@ class Preprocess:
 
         A ROI that is not larger than the input is warped once, from frame to input. A larger one is warped at the
         frame's scale and then averaged over area, as ``resize_to_input`` does in training, so that small defects stay.
+        A calibration that asks for tiles gets INVALID here, since shrinking would hide what the tiles are for.
         """
+        if self.tiled:
+            return invalid(Reason.BAD_IMAGE, "the calibration asks for tiles, and the part was not cut into tiles")
         cut = self._cut(frame)
         if isinstance(cut, Decision):
             return cut
