@@ -78,7 +78,10 @@ class Told:
             self.problems.append(f"{number} was answered twice with different content ({kind.decode()})")
         if kind == b"R":
             self.restarted.add(number)
-        self.resent += kind == b"S"
+        if kind == b"S":
+            self.resent += 1
+            if number in self.acknowledged:
+                self.problems.append(f"{number} was acknowledged and sent again")
 
 
 def child(path: Path, pipe: int, seed: int, last: bool) -> None:
@@ -191,6 +194,8 @@ def compare(path: Path, told: Told, *, rows_settled: bool) -> None:
             told.problems.append(f"{number} was answered and is not in the ledger")
         elif stored[number] != digest:
             told.problems.append(f"{number} was answered with other content than is stored")
+    received = {(each.sent.epoch, each.sent.sequence) for each in records(path) if each.received_ns is not None}
+    told.problems.extend(f"the acknowledgement of {number} is lost" for number in told.acknowledged - received)
     if rows_settled:
         for epoch, last in told.opened.items():
             missing = [number for number in range(1, last + 1) if (epoch, number) not in stored]

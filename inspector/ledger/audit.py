@@ -16,7 +16,7 @@ from inspector.ledger.marks import Marks, read_marks
 from inspector.ledger.opening import is_held, suffixed
 from inspector.ledger.pictures_audit import check_pictures
 from inspector.ledger.query import Filter, ParetoLine, Reading, Record, Stats, records, show, stats
-from inspector.ledger.restart import CLOSED, missing, noted_gaps
+from inspector.ledger.restart import CLOSED, missing, noted_gaps, without
 
 __all__ = [
     "EpochCount",
@@ -171,24 +171,23 @@ def _reconcile(
 def _gaps(connection: apsw.Connection, epoch: int, opened: int, *, live: bool) -> tuple[int, list[Finding]]:
     """How many numbers an event accounts for, and a finding for each range without a row."""
     noted = noted_gaps(connection, epoch)
-    findings, accounted = [], 0
-    for first, last in missing(connection, epoch, opened):
-        count = last - first + 1
-        if any(start <= first and (end == 0 or last <= end) for start, end in noted):
-            accounted += count
-            text = f"epoch {epoch}: numbers {first} to {last} have no row; a gap event accounts for them"
-            findings.append(Finding("gap", text, epoch, first, last, count, known=True))
-        elif live:
-            text = f"epoch {epoch}: numbers {first} to {last} are on their way"
-            findings.append(Finding("in flight", text, epoch, first, last, count, known=True))
-        else:
-            text = f"epoch {epoch}: numbers {first} to {last} were opened and have no row"
-            findings.append(Finding("gap", text, epoch, first, last, count))
+    ranges = missing(connection, epoch, opened)
+    open_ranges = without(ranges, noted)
+    accounted_ranges = without(ranges, open_ranges)
+    findings = []
+    for first, last in accounted_ranges:
+        text = f"epoch {epoch}: numbers {first} to {last} have no row; a gap event accounts for them"
+        findings.append(Finding("gap", text, epoch, first, last, last - first + 1, known=True))
+    for first, last in open_ranges:
+        kind = "in flight" if live else "gap"
+        what = "are on their way" if live else "were opened and have no row"
+        text = f"epoch {epoch}: numbers {first} to {last} {what}"
+        findings.append(Finding(kind, text, epoch, first, last, last - first + 1, known=live))
     for start, end in noted:
         if end == 0:
             text = f"epoch {epoch}: a gap event says that numbers from {start} on may have been answered and lost"
             findings.append(Finding("gap", text, epoch, start, 0, known=True))
-    return accounted, findings
+    return sum(last - first + 1 for first, last in accounted_ranges), findings
 
 
 def _duplicates(connection: apsw.Connection) -> list[Finding]:

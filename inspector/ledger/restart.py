@@ -104,11 +104,7 @@ def _undone(
     """
     noted = noted_gaps(connection, old)
     highest = max(opened, schema.number(connection, _HIGHEST, (old,)))
-    ranges = [
-        (first, last)
-        for first, last in missing(connection, old, highest)
-        if not any(start <= first and (end == 0 or last <= end) for start, end in noted)
-    ]
+    ranges = without(missing(connection, old, highest), noted)
     lost = connection.execute(_EVENT, (LOST, old)).get
     too_many = sum(last - first + 1 for first, last in ranges) > RESTARTED_LIMIT
     if same_boot and not lost and not too_many:
@@ -161,6 +157,23 @@ def missing(connection: apsw.Connection, epoch: int, opened: int) -> list[tuple[
     if expected <= opened:
         ranges.append((expected, opened))
     return ranges
+
+
+def without(ranges: list[tuple[int, int]], noted: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The parts of ``ranges`` that no range of ``noted`` covers (there, last = 0 means all above)."""
+    left = []
+    for first, last in ranges:
+        at = first
+        for start, end in sorted(noted):
+            stop = end or last
+            if stop < at or start > last:
+                continue
+            if start > at:
+                left.append((at, start - 1))
+            at = stop + 1
+        if at <= last:
+            left.append((at, last))
+    return left
 
 
 def _unacknowledged(connection: apsw.Connection, epoch: int, boot_id: str, now_ns: int) -> list[Answer]:
