@@ -44,8 +44,10 @@ class Blobs:
     """Value of blob i in ``labels``."""
     ends: NDArray[np.int32]
     """R x 2 x 2: (x, y) of the first and last pixel of each row run, blob by blob: all that hulls need."""
-    first_run: Ints
-    """B + 1: where the runs of blob i begin; the last entry is R."""
+    run_begin: Ints
+    """Where in ``ends`` the runs of blob i begin ..."""
+    run_end: Ints
+    """... and end."""
 
     def __len__(self) -> int:
         return int(self.area.size)
@@ -57,45 +59,42 @@ def find(mask: BoolMap, scores: FloatMap, owner: NDArray[np.uint8] | None, zone_
     count, found = cv2.connectedComponentsWithAlgorithm(mask.view(np.uint8), 8, cv2.CV_32S, cv2.CCL_BBDT)
     labels = np.asarray(found, np.int32)
     at = np.flatnonzero(mask)
-    begins = np.empty(at.size, np.bool_)
-    begins[:1] = True
-    np.not_equal(at[1:], at[:-1] + 1, out=begins[1:])
     row = at // mask.shape[1]  # a division by one number is fast, a remainder is not
-    begins[1:] |= row[1:] != row[:-1]
-    begin = np.flatnonzero(begins)
-    of = labels.ravel()[at[begin]].astype(np.int64)
-    y, x = row[begin], at[begin] - row[begin] * mask.shape[1]
-    size = np.diff(begin, append=at.size)
-    # float32 scores add up exactly in float64, so that no mean depends on the order of pixels
-    score = scores.ravel()[at].astype(np.float64)
-    area = _sums(of, size, count)
-    top = np.zeros(count, np.float64)
-    total = np.zeros(0, np.float64)
+    begins = np.ones(at.size + 1, np.bool_)
+    begins[1:-1] = (at[1:] != at[:-1] + 1) | (row[1:] != row[:-1])
+    edges = np.flatnonzero(begins)
+    begin, size = edges[:-1], edges[1:] - edges[:-1]
+    label = labels.ravel()[at[begin]]
+    by_blob = np.argsort(label, kind="stable")
+    begin, size = begin[by_blob], size[by_blob]
+    y = row[begin]
+    x = at[begin] - y * mask.shape[1]
+    run_begin = np.searchsorted(label[by_blob], np.arange(1, count + 1))
+    # One row a run: pixels, sums of x, y and score. All are exact in float64 (scores are float32, positions whole), so
+    # that nothing depends on the order of pixels.
+    sums, top = np.zeros((count - 1, 4)), np.zeros(count - 1)
     if at.size:
-        np.maximum.at(top, of, np.maximum.reduceat(score, begin))
-        total = np.asarray(np.add.reduceat(score, begin), np.float64)
-    mean = _sums(of, total, count) / area
-    mean_x, mean_y = _sums(of, size * x + size * (size - 1) / 2, count) / area, _sums(of, size * y, count) / area
+        score = scores.ravel()[at]
+        parts = np.empty((size.size, 4))
+        parts[:, 0], parts[:, 1], parts[:, 2] = size, size * x + (size * (size - 1) >> 1), size * y
+        parts[:, 3] = np.add.reduceat(score, edges[:-1], dtype=np.float64)[by_blob]
+        sums = np.add.reduceat(parts, run_begin[:-1])
+        top = np.maximum.reduceat(np.maximum.reduceat(score, edges[:-1])[by_blob], run_begin[:-1]).astype(np.float64)
+    area = sums[:, 0]
+    mean_x, mean_y, mean = (sums[:, 1:] / area[:, None]).T
     if owner is None:
-        zones: Ints = area[:, None].astype(np.int64)
+        zones = area[:, None].astype(np.int64)
     else:
         columns = zone_count + 1
-        cell = labels.ravel()[at].astype(np.int64) * columns + owner.ravel()[at]
-        zones = np.asarray(np.bincount(cell, minlength=count * columns).reshape(count, columns)[1:], np.int64)
+        cell = labels.ravel()[at] * columns + owner.ravel()[at]
+        zones = np.bincount(cell, minlength=count * columns).reshape(count, columns)[1:]
+    ends = np.empty((size.size, 2, 2), np.int32)
+    ends[:, 0, 0], ends[:, 1, 0], ends[:, 0, 1], ends[:, 1, 1] = x, x + size - 1, y, y
     order = np.lexsort((mean_x, mean_y, -area))
-    rank = np.empty(count, np.int64)
-    rank[order + 1] = np.arange(count - 1)
-    runs = np.argsort(rank[of], kind="stable")
-    ends = np.stack((x, y, x + size - 1, y), axis=1)[runs].astype(np.int32).reshape(-1, 2, 2)
-    first_run = np.concatenate(([0], np.cumsum(np.bincount(rank[of], minlength=count - 1))))
     return Blobs(
-        area[order].astype(np.int64), mean_x[order], mean_y[order], mean[order], top[1:][order],
-        zones[order], labels, order + 1, ends, first_run,
+        area[order].astype(np.int64), mean_x[order], mean_y[order], mean[order], top[order],
+        np.asarray(zones[order], np.int64), labels, order + 1, ends, run_begin[order], run_begin[order + 1],
     )  # fmt: skip
-
-
-def _sums(of: Ints, values: NDArray[np.number], count: int) -> Floats:
-    return np.asarray(np.bincount(of, values, count)[1:], np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +113,12 @@ def measure(blobs: Blobs, which: Ints, scale_x: float, scale_y: float) -> Extent
     if which.size == 0:
         return Extents(np.zeros(0), np.zeros(0), np.zeros((0, 4), np.int64))
     points = blobs.ends.reshape(-1, 1, 2)
-    begin, end = (2 * blobs.first_run[which]).tolist(), (2 * blobs.first_run[which + 1]).tolist()
+    begin, end = (2 * blobs.run_begin[which]).tolist(), (2 * blobs.run_end[which]).tolist()
     hull = cv2.convexHull
     hulls = [hull(points[a:b]) for a, b in zip(begin, end, strict=True)]
     corners = np.asarray(np.concatenate(hulls)[:, 0], np.int32)
-    first = np.concatenate(([0], np.cumsum([len(each) for each in hulls])))
+    first = np.zeros(which.size + 1, np.int64)
+    np.cumsum([len(each) for each in hulls], out=first[1:])
     length, width = callipers(corners, first, scale_x, scale_y)
     low, high = np.minimum.reduceat(corners, first[:-1]), np.maximum.reduceat(corners, first[:-1])
     size = high - low + 1
