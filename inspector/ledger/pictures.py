@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS pictures (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS removal ON pictures (keep, goes_first DESC, wall_ns)
 """
+_WAL_BYTES = 384 << 10
+"""Checkpointed from 64 pages on (256 KiB), + one batch of 16 parts, + 32 KiB of map; rounded up."""
 _COLUMNS = "epoch, sequence, verdict, wall_ns, name, image_bytes, mask_bytes, digest, state, keep"
 
 
@@ -72,10 +74,16 @@ class Index:
         try:
             self._connection = schema.connect(self.path, busy_ms=2000)
             self._connection.pragma("journal_mode", "wal")
-            self._connection.wal_autocheckpoint(500)
+            self._connection.wal_autocheckpoint(64)
+            self._connection.pragma("journal_size_limit", 64 * 4096)
             self._connection.execute(_TABLE)
         except apsw.Error as error:
             raise LedgerError(f"cannot open the image index {self.path}", found=str(error)) from error
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What the index takes beside the images: its file, and a WAL and its map that come and go."""
+        return blocks(self.path.stat().st_size) + _WAL_BYTES
 
     def close(self) -> None:
         self._connection.close()

@@ -20,7 +20,7 @@ import numpy as np
 from inspector.clock import Clock
 from inspector.errors import LedgerError
 from inspector.frame import Answer, Grey, Settled, Verdict
-from inspector.ledger.pictures import REMOVING, STORED, WRITING, Index, Stored, blocks, set_keep
+from inspector.ledger.pictures import REMOVING, STORED, WRITING, Index, Stored, set_keep
 from inspector.ledger.rows import picture_name
 
 DAY_NS = 86_400_000_000_000
@@ -237,8 +237,7 @@ class Store:
     def _excess_bytes(self, index: Index, wanted_bytes: int) -> int:
         if self._quota_bytes is None:
             return 0
-        own = sum(blocks(path.stat().st_size) for path in (index.path, _wal(index.path)) if path.exists())
-        return self._used_bytes + own + wanted_bytes - self._quota_bytes
+        return self._used_bytes + index.reserved_bytes + wanted_bytes - self._quota_bytes
 
     def _missing_bytes(self, wanted_bytes: int) -> int:
         return self._min_free_bytes + wanted_bytes - shutil.disk_usage(self.root).free
@@ -295,10 +294,6 @@ class Store:
         if self._index is None:
             raise LedgerError("the image store is not open")
         return self._index
-
-
-def _wal(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
 
 
 def _encode(settled: Settled) -> tuple[Stored, bytes, bytes]:
