@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -52,3 +55,30 @@ def tiny_bundle(make_bundle: MakeBundle) -> Bundle:
 @pytest.fixture
 def lsa_bundle(make_bundle: MakeBundle) -> Bundle:
     return make_bundle(networks.lsa_like(), (64, 64), "lsa")
+
+
+FAKES = HERE.parent / "fakes"
+_FAKED = ("tensorrt", "pycuda", "pycuda.driver", "fake_gpu")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The fakes of tensorrt and pycuda in place of the real packages, and at the end: no rule broken, nothing left."""
+    from inspector.engine import cuda, tensorrt
+
+    monkeypatch.syspath_prepend(str(FAKES))
+    for name in _FAKED:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(cuda, "_PRIMARY", {})
+    monkeypatch.setattr(tensorrt, "_OPEN", {})
+    importlib.invalidate_caches()
+    rules = importlib.import_module("fake_gpu")
+    yield rules
+    gc.collect()
+    left = {kind: number for kind, number in rules.alive.items() if number}
+    stacked = list(rules.stack())
+    for name in _FAKED:
+        sys.modules.pop(name, None)
+    assert rules.violations == []
+    assert left == {}
+    assert stacked == []

@@ -16,19 +16,22 @@ from pathlib import Path
 VERSIONS = {"10.13.3.9": 10, "10.16.1.11": 10, "11.4.0.106": 11}
 """The oldest, the newest of 10 and the newest of 11 that the extra ``tensorrt`` allows."""
 TARGET = Path(__file__).resolve().parents[2] / "build" / "bindings"
-_STUB = "".join(
-    f"void* {name}(void){{return 0;}}\n"
-    for name in (
-        "createInferBuilder_INTERNAL",
-        "createInferRefitter_INTERNAL",
-        "createInferRuntime_INTERNAL",
-        "createNvOnnxParser_INTERNAL",
-        "createNvOnnxParserRefitter_INTERNAL",
-        "getBuilderPluginRegistry",
-        "getPluginRegistry",
-        "initLibNvInferPlugins",
+_STUB = (
+    "".join(
+        f"void* {name}(void){{return 0;}}\n"
+        for name in (
+            "createInferBuilder_INTERNAL",
+            "createInferRefitter_INTERNAL",
+            "createInferRuntime_INTERNAL",
+            "createNvOnnxParser_INTERNAL",
+            "createNvOnnxParserRefitter_INTERNAL",
+            "getBuilderPluginRegistry",
+            "getPluginRegistry",
+            "initLibNvInferPlugins",
+        )
     )
-) + "int getNvOnnxParserVersion(void){return 0;}\n"
+    + "int getNvOnnxParserVersion(void){return 0;}\n"
+)
 
 
 def fetch(version: str, major: int) -> None:
