@@ -298,6 +298,11 @@ class Line:
         for settled in self.docket.close(self.clock.now_ns()):
             self._to_book(settled)
 
+    @property
+    def has_unwritten(self) -> bool:
+        """True while the ledger refuses rows; they are tried again with the next step."""
+        return bool(self._unwritten)
+
     def unwritten(self) -> list[Row]:
         """Rows that the ledger refused so far; for the last attempt when the line ends."""
         rows, self._unwritten = self._unwritten, []
