@@ -27,6 +27,8 @@ from inspector.ledger.transaction import Batch, commit, prepare, refusal
 
 __all__ = ["Book", "BookStatistics", "Note", "Override", "Recovery", "Row"]
 
+_WAL_PAGE_BYTES = 4096 + 24
+
 
 class Book:
     """The ledger of one station, open for writing by this process alone."""
@@ -55,6 +57,7 @@ class Book:
         self._tail_rows, self._wal_limit_bytes, self._vfs = tail_rows, wal_limit_bytes, vfs
         self._epoch = 0
         self._lock_fd = self._wal_fd = -1
+        self._wal_pages = 0
         self._writer: apsw.Connection | None = None
         self._janitor: apsw.Connection | None = None
         self._marks: MarksFile | None = None
@@ -105,6 +108,7 @@ class Book:
         self._writer = connection
         connection.pragma("journal_mode", "wal")
         connection.pragma("journal_size_limit", 16 << 20)
+        connection.set_wal_hook(self._count_pages)
         migrated = schema.migrate(connection, self.path)
         if migrated:
             notes.append(Note(wall_ns, "migrated", migrated))
@@ -252,10 +256,11 @@ class Book:
         try:
             if not self.ballast.path.exists():
                 self.ballast.restore()
-            frames, copied = janitor.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            if copied < frames and self.wal_bytes > self._wal_limit_bytes:
-                with self._gate:
-                    frames, copied = janitor.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            janitor.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if self.wal_bytes > self._wal_limit_bytes:
+                with self._gate:  # what was committed meanwhile: a few pages
+                    janitor.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            frames, copied = janitor.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         except apsw.BusyError:
             return False
         except apsw.Error as error:
@@ -295,8 +300,13 @@ class Book:
 
     @property
     def wal_bytes(self) -> int:
-        """Size of the WAL file; 0 while closed."""
-        return os.fstat(self._wal_fd).st_size if self._wal_fd >= 0 else 0
+        """What stands in the WAL since it last began at its start; the file itself stays as long as it once was."""
+        return self._wal_pages * _WAL_PAGE_BYTES
+
+    def _count_pages(self, _: apsw.Connection, __: str, pages: int) -> int:
+        """Called by SQLite after each commit."""
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
 
     def statistics(self) -> BookStatistics:
         """A snapshot."""

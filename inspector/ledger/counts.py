@@ -21,7 +21,7 @@ class BookStatistics:
     commit_p99_us: float
     commit_max_us: float
     wal_bytes: int
-    """Size of the WAL file."""
+    """What stands in the WAL since it last began at its start."""
     lag_ns: int
     """Age of the oldest commit that is not yet durable."""
     durable: int

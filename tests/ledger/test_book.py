@@ -457,9 +457,41 @@ def test_a_checkpoint_lets_the_wal_start_again(open_book: Open, path: Path, part
         book.write([part(1, number)])
     grown = book.wal_bytes
     assert book.checkpoint()
-    for number in range(101, 151):
+    book.write([part(1, 101)])
+    assert book.wal_bytes < grown / 10
+    assert path.with_name("ledger.db-wal").stat().st_size >= grown
+
+
+def test_a_reader_that_stays_keeps_the_wal_and_the_book_says_so(open_book: Open, path: Path, part: Make) -> None:
+    """A checkpoint beside an open read transaction is not whole; commits go on."""
+    book = open_book()
+    book.write([part(1, 1)])
+    with reader(path) as connection:
+        connection.execute("SELECT count(*) FROM answers").fetchall()
+        for number in range(2, 20):
+            book.write([part(1, number)])
+        assert not book.checkpoint()
+    assert book.checkpoint()
+
+
+def test_past_its_limit_the_wal_starts_again_beside_a_writer_that_never_rests(open_book: Open, part: Make) -> None:
+    """Copying beside a busy writer never reaches the end; past the limit the book makes a gap between two commits."""
+    book = open_book(wal_limit_bytes=200_000)
+    done = threading.Event()
+
+    def janitor() -> None:
+        while not done.is_set():
+            book.checkpoint()
+
+    thread = threading.Thread(target=janitor)
+    thread.start()
+    peak = 0
+    for number in range(1, 1001):
         book.write([part(1, number)])
-    assert book.wal_bytes == grown
+        peak = max(peak, book.wal_bytes)
+    done.set()
+    thread.join()
+    assert peak < 4_000_000, "1,000 commits are 8 MB of WAL without a restart"
 
 
 def test_the_threads_of_the_daemon_can_share_a_book(open_book: Open, path: Path, part: Make) -> None:
