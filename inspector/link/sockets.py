@@ -43,6 +43,10 @@ def check_exposure(endpoint: str, *, encrypted: bool, allow_plaintext: bool) -> 
 
 def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     """Bind and return the endpoint with its real port. Raises LinkError (in use) or ConfigError (not usable)."""
+    port = endpoint.rpartition(":")[2]
+    if endpoint.startswith("tcp://") and port != "*" and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        # libzmq itself takes 99999 for 34463 and -1 for 65535
+        raise ConfigError("endpoint has no usable port", expected="tcp://ADDRESS:PORT, 0 to 65535 or *", found=endpoint)
     try:
         if "[" in endpoint:
             socket.setsockopt(zmq.IPV6, 1)
