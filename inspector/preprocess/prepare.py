@@ -210,7 +210,7 @@ class Preprocess:
 
     def _too_poor(self, pixels: Grey) -> str:
         checks = self.calibration.file.checks
-        saturated = cv2.countNonZero(cv2.subtract(pixels, 254)) / pixels.size
+        saturated = int(np.count_nonzero(pixels == 255)) / pixels.size
         if saturated > checks.max_saturated:
             return f"{100 * saturated:.0f} % of the pixels are saturated, allowed {100 * checks.max_saturated:.0f} %"
         # Means over blocks: sensor noise averages out, so a blank noisy frame is blank.
