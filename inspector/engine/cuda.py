@@ -11,6 +11,7 @@ Rules that this module keeps (pycuda aborts the process or leaks where they are 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class Gpu:
             self._context.push()
             try:
                 yield
+            except BaseException as error:
+                # The frames that failed still hold GPU objects: let them go now, while the context is current.
+                _forget_frames(error)
+                raise
             finally:
                 self.driver.Context.pop()
         except self.driver.Error as error:
@@ -59,6 +64,13 @@ class Gpu:
                 found=str(error),
                 do="Check the GPU with nvidia-smi and restart.",
             ) from error
+
+
+def _forget_frames(error: BaseException) -> None:
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
 
 
 class Slot:

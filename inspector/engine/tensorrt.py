@@ -7,7 +7,6 @@ objects belong to the thread that opened the engine and are released by ``close`
 from __future__ import annotations
 
 import threading
-import traceback
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -134,7 +133,6 @@ class TensorRtEngine:
                 self._load(trt, plan, options)
         except (EngineError, _Refused) as error:
             text = self._log.errors()
-            traceback.clear_frames(error.__traceback__)  # its frames still hold GPU objects
             self.close()
             if isinstance(error, EngineError):
                 raise

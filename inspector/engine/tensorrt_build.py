@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +58,7 @@ def compile_tensorrt(
         settings |= {"recipe": recipe.name, "kept": kept, "calibration_images": len(calibration.tensors)}
     timing_path = timing_cache_path(bundle.path, str(trt.__version__), gpu.facts)
     with gpu.current("build the plan"):
-        try:
-            plan, timing = build_serialized(trt, typed, _read(timing_path), progress)
-        except EngineError as error:
-            traceback.clear_frames(error.__traceback__)  # its frames still hold the builder
-            raise
+        plan, timing = build_serialized(trt, typed, _read(timing_path), progress)
     timing_path.parent.mkdir(exist_ok=True)
     write_atomically(timing_path, timing)
     (staging / "engine.plan").write_bytes(plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +17,9 @@ for place in (HERE, HERE.parent):
         sys.path.insert(0, str(place))
 
 import networks  # noqa: E402
+from networks import MakeBundle  # noqa: E402
 
 from inspector.engine.bundle import Bundle, write_bundle  # noqa: E402
-
-MakeBundle = Callable[..., Bundle]
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Fetch the real TensorRT bindings (a few MB, no libraries) and build stub libraries that let them be imported.
 
-    python tests/engine/fetch_bindings.py        into build/bindings/<version>/
+    python tests/engine/fetch_bindings.py        into build/bindings/<version>/ and build/bindings/pycuda/
 
+Of pycuda, which exists as source alone and needs a CUDA toolkit to build, the file that declares its names is kept.
 The bindings need three libraries with nine C symbols in all; stubs that return NULL are enough to see every class,
 property, enum value and signature. Tests that compare our names and our fakes with them are skipped while the folder
 is missing. Needs pip, a C compiler and a package index.
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 VERSIONS = {"10.13.3.9": 10, "10.16.1.11": 10, "11.4.0.106": 11}
@@ -54,10 +57,29 @@ def fetch(version: str, major: int) -> None:
     (place / "ready").write_text(str(major))
 
 
+def fetch_pycuda(version: str = "2026.1") -> None:
+    """Keep the one C++ file of pycuda's source release that declares what Python sees of the driver."""
+    target = TARGET / "pycuda" / "wrap_cudadrv.cpp"
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Without isolation pip takes setuptools and numpy from here instead of building them for the metadata.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+        command += ["--no-binary", ":all:", "--dest", scratch, f"pycuda=={version}"]
+        subprocess.run(command, check=True)
+        with tarfile.open(next(Path(scratch).glob("pycuda-*.tar.gz"))) as archive:
+            file = archive.extractfile(f"pycuda-{version}/src/wrapper/wrap_cudadrv.cpp")
+            assert file is not None
+            target.write_bytes(file.read())
+
+
 def main() -> None:
     for version, major in VERSIONS.items():
         fetch(version, major)
         print(f"bindings of TensorRT {version} in {TARGET / version}")
+    fetch_pycuda()
+    print(f"names of pycuda in {TARGET / 'pycuda'}")
 
 
 if __name__ == "__main__":

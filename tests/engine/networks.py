@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from inspector.engine.bundle import Bundle
+
+MakeBundle = Callable[..., Bundle]
+"""The fixture ``make_bundle``: (onnx_bytes, size, name, golden) -> Bundle on disk."""
 
 
 class Sketch:

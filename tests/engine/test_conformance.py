@@ -11,7 +11,7 @@ import networks
 import numpy as np
 import psutil
 import pytest
-from conftest import MakeBundle
+from networks import MakeBundle
 
 from inspector.engine import Engine
 from inspector.engine.build import Limits, ProofImages, build_plan

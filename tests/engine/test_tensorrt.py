@@ -1,0 +1,391 @@
+"""The TensorRT back end on the strict fakes: failures, staleness, teardown; and that the fakes do punish."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import networks
+import numpy as np
+import pytest
+from networks import MakeBundle
+
+from inspector.engine import EngineInfo, cuda
+from inspector.engine.build import Limits, ProofImages, build_plan
+from inspector.engine.bundle import Bundle, load_bundle
+from inspector.engine.choose import candidates, open_engine
+from inspector.engine.cpu import CpuOptions
+from inspector.engine.tensorrt import TensorRtEngine
+from inspector.errors import EngineError
+from inspector.frame import FloatMap
+
+SIZE = (48, 64)
+LOOSE = Limits(verdict_flips=100, mask_iou=0.0)
+
+
+def judge(found: FloatMap) -> str:
+    return "FAIL" if (found >= 0.5).mean() > 0.5 else "PASS"
+
+
+@pytest.fixture
+def bundle(gpu: ModuleType, make_bundle: MakeBundle) -> Bundle:
+    """A bundle with an FP16 plan for the fake GPU."""
+    fresh = make_bundle(networks.lsa_like(3, SIZE, "pool"), SIZE)
+    build_plan(fresh, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+    return load_bundle(fresh.path)
+
+
+def opened(bundle: Bundle) -> TensorRtEngine:
+    engine = open_engine(bundle, backend="tensorrt", precision="fp16").engine
+    assert isinstance(engine, TensorRtEngine)
+    return engine
+
+
+def image() -> FloatMap:
+    return np.random.default_rng(1).normal(size=(1, 1, *SIZE)).astype(np.float32)
+
+
+@pytest.fixture
+def forgiven(gpu: ModuleType) -> Iterator[list[str]]:
+    """For tests that break a rule on purpose: the violations, forgotten at the end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield gpu.violations
+        gc.collect()
+    gpu.reset()
+
+
+class TestPlans:
+    def test_the_passport_tells_the_gpu(self, bundle: Bundle) -> None:
+        """A plan's passport names GPU, compute capability, driver, TensorRT, islands and build settings."""
+        plan = bundle.plans[0]
+        assert plan.machine.device == "Fake RTX 4000"
+        assert plan.machine.compute_capability == "8.9"
+        assert plan.machine.multiprocessors == 48
+        assert "CUDA 13.0" in plan.machine.driver
+        assert plan.backend_version == sys.modules["tensorrt"].__version__
+        assert plan.fp32_islands == ["lam.rows", "lam.cols", "lam.outer", "lam.out", "map"]
+        assert plan.settings["tf32"] is False
+
+    def test_both_majors_take_one_path(
+        self, gpu: ModuleType, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """TensorRT 11, where STRONGLY_TYPED is 0 and the FP16 flag is gone, builds and runs the same plan."""
+        monkeypatch.setenv("FAKE_TRT_VERSION", "11.4.0.106")
+        fresh = make_bundle(networks.lsa_like(3, SIZE), SIZE)
+        build_plan(fresh, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+        engine = opened(load_bundle(fresh.path))
+        assert engine.info.backend_version == "11.4.0.106"
+        assert engine.infer(image()).shape == (1, 1, *SIZE)
+        engine.close()
+
+    def test_the_timing_cache_lies_in_the_bundle(self, bundle: Bundle) -> None:
+        """Timings are kept by release and GPU for the next build; a damaged file is dropped, not fatal."""
+        found = list((bundle.path / "plans").glob("timing-*.cache"))
+        assert [path.name for path in found] == ["timing-10.16.1.11-Fake-RTX-4000-sm8.9.cache"]
+        for damage in (b"garbage", b"CACHE 10.13.0 another GPU "):
+            found[0].write_bytes(damage)
+            build_plan(bundle, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+            assert found[0].read_bytes().startswith(b"CACHE 10.16.1.11")
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "word"),
+        [
+            ("FAKE_TRT_VERSION", "10.13.3.9", "TensorRT 10.16.1.11, here 10.13.3.9"),
+            ("FAKE_GPU_NAME", "Fake RTX 6000", "Fake RTX 6000"),
+            ("FAKE_GPU_SM", "8.6", "compute capability 8.9, here 8.6"),
+            ("FAKE_CUDA_DRIVER", "12080", "CUDA 12.8"),
+            ("FAKE_CUDA_DRIVER", "none", "no usable CUDA device"),
+        ],
+    )
+    def test_a_stale_plan_is_refused_with_the_command(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, word: str
+    ) -> None:
+        """Another TensorRT, GPU or driver: refused by name before anything is loaded, with the rebuild command."""
+        monkeypatch.setenv(variable, value)
+        monkeypatch.setattr(sys.modules["tensorrt"], "__version__", value if "TRT" in variable else "10.16.1.11")
+        with pytest.raises(EngineError) as caught:
+            open_engine(bundle, backend="tensorrt")
+        assert word in str(caught.value)
+        assert f"inspector build-engine {bundle.path} --backend tensorrt --precision fp16" in str(caught.value)
+        assert not candidates(bundle)[0].fits
+        # auto goes on with the CPU, but says why
+        chosen = open_engine(bundle)
+        assert chosen.engine.info.backend == "openvino"
+        assert word in chosen.reason
+        chosen.engine.close()
+
+    def test_an_unsigned_quantiser_never_reaches_tensorrt(self, gpu: ModuleType) -> None:
+        """UINT8 activations are refused before the build: TensorRT would only warn, and clip half of each range."""
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        from inspector.engine.tensorrt_build import build_serialized
+
+        scale = numpy_helper.from_array(np.float32(0.1), "scale")
+        zero = numpy_helper.from_array(np.uint8(0), "zero")
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 8, 8]) for name in ("x", "y")]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="quantise"),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], name="restore"),
+        ]
+        graph = helper.make_graph(nodes, "unsigned", ends[:1], ends[1:], [scale, zero])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.checker.check_model(model)
+        import tensorrt  # the fake
+
+        with pytest.raises(EngineError, match="UINT8"):
+            build_serialized(tensorrt, model.SerializeToString(), b"", lambda what, done, of: None)
+
+
+class TestFailures:
+    """TensorRT's None and False become EngineError with the words of its log; nothing stays behind on the GPU."""
+
+    @pytest.mark.parametrize(
+        ("failing", "word"),
+        [("create_execution_context", "OutOfMemory"), ("mem_alloc", "out of memory")],
+    )
+    def test_opening_fails_cleanly(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, failing: str, word: str
+    ) -> None:
+        """A plan that cannot be opened says why and frees what it had taken (the fixture checks the rest)."""
+        monkeypatch.setenv("FAKE_FAIL", failing)
+        with pytest.raises(EngineError, match=word):
+            opened(bundle)
+
+    def test_cuda_that_does_not_start_is_said(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The TypeError of a NULL runtime is reported as what it is: no usable driver."""
+        monkeypatch.setenv("FAKE_GPU_BROKEN", "1")
+        with pytest.raises(EngineError, match=r"driver or CUDA.*CUDA initialization failure with error: 35"):
+            opened(bundle)
+        with pytest.raises(EngineError, match="builder does not start"):
+            build_plan(bundle, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+
+    def test_a_damaged_plan_is_refused_by_its_hash(self, bundle: Bundle) -> None:
+        """One flipped byte is seen before TensorRT, which runs code from plans, gets the file."""
+        path = bundle.file(bundle.plans[0].files[0].file)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(EngineError, match="not the file that the manifest describes"):
+            opened(bundle)
+
+    def test_tensorrts_own_refusal_is_forwarded(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A plan that TensorRT itself rejects gives the text of its log."""
+        info = EngineInfo("b", "tensorrt", "10.16.1.11", "fp16", "gpu", "0" * 64, "1" * 64, *SIZE)
+        plan = bundle.file(bundle.plans[0].files[0].file).read_bytes()
+        for damaged, word in ((b"junk", "magicTagRead"), (plan.replace(b'"8.9"', b'"8.6"'), "incompatible device")):
+            with pytest.raises(EngineError, match=word):
+                TensorRtEngine(damaged, info, CpuOptions(), ("image", "map"), "rebuild it")
+
+    def test_another_interface_is_refused(self, bundle: Bundle) -> None:
+        """Names and shapes of the plan are compared with the bundle's before anything runs."""
+        info = EngineInfo("b", "tensorrt", "10.16.1.11", "fp16", "gpu", "0" * 64, "1" * 64, *SIZE)
+        plan = bundle.file(bundle.plans[0].files[0].file).read_bytes()
+        with pytest.raises(EngineError, match="another interface"):
+            TensorRtEngine(plan, info, CpuOptions(), ("image", "mask"), "rebuild it")
+
+    def test_a_failed_run_is_an_error_and_the_engine_goes_on(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """False from execute_async_v3 raises with the log's text; the next inference is right again."""
+        engine = opened(bundle)
+        good = engine.infer(image())
+        monkeypatch.setenv("FAKE_FAIL", "execute_async_v3")
+        with pytest.raises(EngineError, match="launch failure"):
+            engine.infer(image())
+        monkeypatch.delenv("FAKE_FAIL")
+        assert np.array_equal(engine.infer(image()), good)
+        engine.close()
+
+    def test_a_failed_build_gives_the_log(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None from the builder raises with the log's text, and the installed plan stays."""
+        monkeypatch.setenv("FAKE_FAIL", "build_serialized_network")
+        with pytest.raises(EngineError, match="Could not find any implementation"):
+            build_plan(bundle, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+        assert [plan.id for plan in load_bundle(bundle.path).plans] == [bundle.plans[0].id]
+
+
+class TestThreads:
+    def test_a_foreign_thread_may_not_run_it(self, bundle: Bundle) -> None:
+        """Only the thread that opened the engine runs it."""
+        engine = opened(bundle)
+        caught: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                engine.infer(image())
+            except EngineError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert "another thread" in str(caught[0])
+        engine.close()
+
+    def test_closing_in_a_foreign_thread_warns_and_frees_nothing(self, bundle: Bundle) -> None:
+        """Freed in the wrong thread, pycuda leaks with a warning nobody reads; here it is refused and said."""
+        engine = opened(bundle)
+        said: list[str] = []
+
+        def work() -> None:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                engine.close()
+            said.extend(str(each.message) for each in caught)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert any("did not open it" in text for text in said)
+        engine.close()
+
+    def test_a_forgotten_engine_is_not_freed_by_the_collector(self, bundle: Bundle, gpu: ModuleType) -> None:
+        """Garbage collection runs in any thread, so an engine nobody closed keeps its GPU objects."""
+        engine = opened(bundle)
+        keys = list(sys.modules["inspector.engine.tensorrt"]._OPEN)
+        owned = sys.modules["inspector.engine.tensorrt"]._OPEN[keys[-1]]
+        del engine
+        gc.collect()
+        assert gpu.alive["engine"] == 1
+        # tidy up by hand, in the owning thread
+        with cuda.gpu().current("tidy up"):
+            lanes = [thing for thing in owned if hasattr(thing, "context")]
+            slots = [lane.slot for lane in lanes]
+            for lane in lanes:
+                lane.context = None
+            owned.clear()
+            lanes.clear()
+            del lane
+            for slot in slots:
+                slot.free()
+
+
+class TestTheFakesPunish:
+    """Each rule of the GPU, broken on purpose: the fakes must see it, or passing on them means nothing."""
+
+    def test_reading_before_waiting_gives_nan(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without the wait the map is not there yet."""
+        engine = opened(bundle)
+        with monkeypatch.context() as planted:
+            planted.setattr(cuda.Slot, "wait", lambda slot: None)
+            assert np.isnan(engine.infer(image())).all()
+        engine.close()
+
+    def test_reusing_an_input_before_waiting_mixes_images(
+        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An upload reads the pinned buffer when it happens, not when it was queued."""
+        engine = opened(bundle)
+        slot = engine._lanes[0].slot
+        first, second = image(), image() + 1.0
+        right = engine.infer(first)
+        with cuda.gpu().current("upload"):
+            slot.host_in[0] = first[0]
+            slot.upload()
+            slot.host_in[0] = second[0]
+            assert engine._lanes[0].context.execute_async_v3(slot.stream.handle)
+            slot.download()
+            slot.wait()
+        assert not np.array_equal(slot.host_out, right)
+        del slot
+        engine.close()
+
+    def test_stream_0(self, bundle: Bundle, forgiven: list[str]) -> None:
+        """TensorRT on stream 0."""
+        engine = opened(bundle)
+        with cuda.gpu().current("run"):
+            assert not engine._lanes[0].context.execute_async_v3(0)
+        assert forgiven == ["TensorRT was run on stream 0"]
+        engine.close()
+
+    def test_a_missing_address(self, bundle: Bundle, gpu: ModuleType) -> None:
+        """A tensor without an address: False, and the reason only in the log."""
+        engine = opened(bundle)
+        context, slot = engine._lanes[0].context, engine._lanes[0].slot
+        kept = dict(context._addresses)
+        context._addresses.pop("map")
+        with cuda.gpu().current("run"):
+            assert not context.execute_async_v3(slot.stream.handle)
+        assert "Address is not set for output tensor map" in engine._log.errors()
+        context._addresses = kept
+        del context, slot
+        engine.close()
+
+    def test_freeing_without_the_context(self, bundle: Bundle, forgiven: list[str]) -> None:
+        """Dropping the engine's objects outside the context, in no order."""
+        engine = opened(bundle)
+        sys.modules["inspector.engine.tensorrt"]._OPEN.clear()
+        del engine
+        gc.collect()
+        assert any("engine destroyed while its context is not current" in each for each in forgiven)
+        assert any("stream destroyed while its context is not current" in each for each in forgiven)
+
+    def test_buffers_before_contexts(self, bundle: Bundle, forgiven: list[str]) -> None:
+        """Device memory freed while an execution context points to it."""
+        engine = opened(bundle)
+        with cuda.gpu().current("free"):
+            engine._lanes[0].slot.free()
+        assert "device memory was freed while an execution context points to it" in forgiven
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sys.modules["inspector.engine.tensorrt"]._OPEN.clear()
+
+    def test_a_thread_that_ends_with_a_context(self, gpu: ModuleType, forgiven: list[str]) -> None:
+        """The bug that aborts a real daemon."""
+        primary = cuda.gpu()
+
+        def work() -> None:
+            primary._context.push()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        gc.collect()
+        assert forgiven == ["a thread ended with a CUDA context pushed; pycuda aborts the process"]
+
+    def test_two_retains(self, gpu: ModuleType, forgiven: list[str]) -> None:
+        """A second retained primary context is another context to pycuda."""
+        cuda.gpu()
+        cuda._PRIMARY.clear()
+        cuda.gpu()
+        assert "retained twice" in forgiven[0]
+
+    def test_weak_typing_and_tf32(self, gpu: ModuleType, forgiven: list[str]) -> None:
+        """A network without strong typing, and TF32 left on."""
+        import tensorrt as trt
+
+        from inspector.engine.tensorrt import Log
+
+        with cuda.gpu().current("build"):
+            builder = trt.Builder(Log(trt).logger)
+            network, config = builder.create_network(0), builder.create_builder_config()
+            builder.build_serialized_network(network, config)
+            del builder, network, config
+        assert [each.split(":")[0] for each in forgiven] == ["the network is not strongly typed", "TF32 is on"]
+
+
+def test_a_plan_proven_on_images_is_reported(bundle: Bundle) -> None:
+    """The report holds the keys that `build-engine --json` prints, and is JSON."""
+    images = ProofImages(networks.images(4, SIZE), "noise")
+    report = build_plan(bundle, "tensorrt", "fp16", judge=judge, images=images, limits=LOOSE)
+    keys = {"backend", "precision", "device", "verdict_flips", "images", "mask_iou", "max_abs_diff", "speedup"}
+    assert keys | {"latency_ms", "fp32_latency_ms", "installed"} <= set(report)
+    assert json.loads(json.dumps(report))["installed"] is True
+
+
+def test_the_kernels_driver_version_is_read(tmp_path: Path) -> None:
+    """The driver's version is the first dotted number of the kernel's line."""
+    file = tmp_path / "version"
+    file.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\nGCC version: 12\n"
+    )
+    assert cuda.kernel_driver(file) == "580.82.07"
+    assert cuda.kernel_driver(tmp_path / "none") == ""
