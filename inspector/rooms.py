@@ -32,7 +32,8 @@ class Rooms:
     book: Book
     store: Store
     link: ControllerLink
-    viewers: ViewersLink
+    viewers: ViewersLink | None
+    """None where no viewers' socket is configured."""
     line: Line
 
 
@@ -114,8 +115,16 @@ def _store(wanted: StoreSettings, settings: Settings, clock: Clock) -> Store:
     )
 
 
-def _viewers(wanted: LinkSettings, clock: Clock) -> ViewersLink:
-    return ViewersLink(wanted.viewers, clock=clock, keys=_keys(wanted, "viewers"), images=wanted.viewer_images)
+def _viewers(wanted: LinkSettings, clock: Clock) -> ViewersLink | None:
+    if not wanted.viewers:
+        return None
+    return ViewersLink(
+        wanted.viewers,
+        clock=clock,
+        keys=_keys(wanted, "viewers"),
+        allow_plaintext=wanted.allow_plaintext,
+        images=wanted.viewer_images,
+    )
 
 
 def _keys(wanted: LinkSettings, role: str) -> CurveKeys | None:

@@ -145,7 +145,9 @@ class Station:
         self.crew.start("answer", line.answer, self._open_link, self.rooms.link.close)
         self.hooks.on_linked()
         self.crew.start("sync", self._sync)
-        self.crew.start("show", lambda: line.show(viewers.publish), self._open_viewers, viewers.close)
+        if viewers is not None:
+            self.crew.start("show", lambda: line.show(viewers.publish), viewers.open, viewers.close)
+            self.viewers_endpoint = viewers.endpoint
         self.crew.start("tell", self._tell)
         self.crew.start("store", self._store, store.open, store.close)
         gc.collect()
@@ -168,10 +170,6 @@ class Station:
             self.rooms.link.send(answer, durable=self.rooms.book.durable)
         if recovery.resend or recovery.restarted:
             self.log.warning("restarted", resent=len(recovery.resend), lost=len(recovery.restarted))
-
-    def _open_viewers(self) -> None:
-        self.rooms.viewers.open()
-        self.viewers_endpoint = self.rooms.viewers.endpoint
 
     def seat_engine(self, ingredients: Ingredients) -> None:
         """Prepare an engine in a thread of its own; when it is proven, it takes over from the one that runs."""

@@ -1,0 +1,261 @@
+"""The whole station: real camera process or renderer, engine, sockets and ledger, in one piece."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inspector.engine import Engine
+from inspector.errors import EngineError, InspectorError, LedgerError, LinkError
+from inspector.frame import FloatMap, Reason, Verdict
+from tests.station_kit import BUNDLE, Wrapped, finish, running, settings, trivial
+
+
+def wrap(infer: Any) -> Any:
+    return lambda engine: Wrapped(engine, infer)
+
+
+def test_every_trigger_gets_exactly_one_answer(tmp_path: Path) -> None:
+    """triggered = answered = acknowledged, numbers without a gap, one content each."""
+    seen = finish(settings(tmp_path), 300, wrap_engine=wrap(trivial))
+    figures = seen.station.tally.figures()
+    assert figures["triggered"] == figures["answered"] == figures["acknowledged"] == 300
+    assert [one.answer.sequence for one in seen.arrivals] == list(range(1, 301))
+    assert seen.controller is not None
+    assert seen.controller.statistics().conflicts == 0
+
+
+def test_the_engine_decides_as_the_truth_says(tmp_path: Path) -> None:
+    """The committed engine tells good from defective on rendered parts, and each answer carries its stages."""
+    seen = finish(settings(tmp_path, camera={"distinct": 40, "rate_hz": 20.0}, engine={"threads": 0}), 40)
+    figures = seen.station.tally.figures()
+    assert figures["pass"] > 5 and figures["fail"] > 5
+    assert figures["escapes"] + figures["overkill"] <= 2
+    names = [name for name, _ in seen.arrivals[0].answer.stages_us]
+    assert names == ["queue", "prepare", "engine", "decide"]
+    assert len(seen.arrivals[0].answer.hashes.engine) == 16
+
+
+def test_an_engine_far_too_slow_gives_no_late_pass(tmp_path: Path) -> None:
+    """Every part is answered at its due time or displaced before; none of the late ones is a PASS."""
+    release = threading.Event()
+
+    def slow(_: Engine, batch: FloatMap) -> FloatMap:
+        release.wait(0.5)
+        return np.zeros_like(batch)
+
+    wanted = settings(tmp_path, timing={"gate_ms": 60.0}, camera={"rate_hz": 40.0})
+    seen = finish(wanted, 60, wrap_engine=wrap(slow))
+    assert len(seen.arrivals) == 60
+    reasons = {one.answer.reason for one in seen.arrivals}
+    assert reasons <= {Reason.LATE, Reason.DROPPED, Reason.STOPPED}
+    late_us = [-one.left_us for one in seen.arrivals if one.answer.reason is Reason.LATE]
+    assert sorted(late_us)[len(late_us) // 2] < 20_000  # the median, generous: these machines are shared
+
+
+def test_an_engine_error_and_a_map_that_is_not_finite_are_invalid(tmp_path: Path) -> None:
+    """Each with its own reason; the parts around them are decided as ever."""
+    calls = iter(range(10_000))
+
+    def moody(engine: Engine, batch: FloatMap) -> FloatMap:
+        number = next(calls)
+        if number == 3:
+            raise EngineError("the device fell off the bus")
+        return np.full_like(batch, np.nan) if number == 5 else np.zeros_like(batch)
+
+    seen = finish(settings(tmp_path, camera={"rate_hz": 30.0}), 12, wrap_engine=wrap(moody))
+    reasons = [one.answer.reason for one in seen.arrivals]
+    assert reasons.count(Reason.ENGINE_FAULT) == reasons.count(Reason.NOT_FINITE) == 1
+    assert sum(one.answer.verdict is Verdict.PASS for one in seen.arrivals) == 10
+
+
+def test_a_bug_in_a_stage_ends_the_line_with_every_part_answered(tmp_path: Path) -> None:
+    """An error that is none of ours stops the daemon; what is open is answered STOPPED."""
+    calls = iter(range(10_000))
+
+    def buggy(_: Engine, batch: FloatMap) -> FloatMap:
+        if next(calls) == 5:
+            raise ZeroDivisionError("a bug")
+        return np.zeros_like(batch)
+
+    with running(settings(tmp_path), parts=1000, wrap_engine=wrap(buggy)) as seen:
+        pass
+    assert isinstance(seen.error, ZeroDivisionError)
+    counts = seen.station.line.docket.statistics()
+    assert counts.opened == counts.settled == counts.answered == len(seen.arrivals)
+    assert Reason.STOPPED in {one.answer.reason for one in seen.arrivals}
+
+
+def test_stopping_answers_what_is_open(tmp_path: Path) -> None:
+    """SIGTERM's way: drain, answer, close."""
+    with running(settings(tmp_path), wrap_engine=wrap(trivial)) as seen:
+        seen.wait_for(lambda came: len(came) >= 20)
+        seen.station.stop("SIGTERM")
+    counts = seen.station.line.docket.statistics()
+    assert counts.opened == counts.answered == len(seen.arrivals)
+
+
+def test_views_of_one_part_give_one_answer(tmp_path: Path) -> None:
+    """The worst of the views decides; a lost view makes the part INVALID VIEW_MISSING."""
+    wanted = settings(tmp_path, camera={"views": 3, "rate_hz": 90.0})
+    calls = iter(range(10_000))
+
+    def one_in_five(_: Engine, batch: FloatMap) -> FloatMap:
+        out = np.zeros_like(batch)
+        if next(calls) % 15 == 1:
+            out[0, 0, 100:120, 100:120] = 0.99
+        return out
+
+    seen = finish(wanted, 20, wrap_engine=wrap(one_in_five))
+    verdicts = [one.answer.verdict for one in seen.arrivals]
+    assert [one.answer.frame_id for one in seen.arrivals[:4]] == [1, 4, 7, 10]
+    assert verdicts.count(Verdict.FAIL) == 4
+    assert verdicts.count(Verdict.PASS) >= 15
+
+
+# -- reload ----------------------------------------------------------------------------------------------------------
+
+
+def test_reload_changes_rules_between_two_parts(tmp_path: Path) -> None:
+    """No part is lost, and the answers say from which part on the new rules hold."""
+    path = tmp_path / "config.toml"
+    path.write_text(_toml(tmp_path, "threshold = 0.5"))
+    from inspector.config import load
+
+    with running(load(path, {}).settings, wrap_engine=wrap(trivial), config_path=path) as seen:
+        seen.wait_for(lambda came: len(came) >= 10)
+        before = seen.arrivals[0].answer.hashes.settings
+        path.write_text(_toml(tmp_path, "threshold = 0.25"))
+        seen.station.reload()
+        seen.wait_for(lambda came: came[-1].answer.hashes.settings != before)
+        path.write_text("[decision]\nthreshhold = 1\n")
+        seen.station.reload()
+        count = len(seen.arrivals)
+        seen.wait_for(lambda came: len(came) > count + 30)
+    hashes = [one.answer.hashes.settings for one in seen.arrivals]
+    assert len(set(hashes)) == 2 and hashes == sorted(hashes, key=hashes.index)
+    assert [one.answer.sequence for one in seen.arrivals] == list(range(1, len(seen.arrivals) + 1))
+
+
+def test_a_changed_bundle_is_swapped_in_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    """The new engine is proven beside the old one; on any fault the old one keeps running."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle, ignore=shutil.ignore_patterns("cache", "*.blob"))
+    path = tmp_path / "config.toml"
+    path.write_text(_toml(tmp_path, "threshold = 0.5", bundle))
+    from inspector.config import load
+
+    with running(load(path, {}).settings, config_path=path) as seen:
+        seen.wait_for(lambda came: len(came) >= 3)
+        first = seen.station.crew.get("inspect")
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        manifest["training"]["remark"] = "changed"
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        seen.station.reload()
+        _until(lambda: seen.station.crew.get("inspect") is not first)
+        count = len(seen.arrivals)
+        seen.wait_for(lambda came: len(came) > count + 5)
+        second = seen.station.crew.get("inspect")
+        (bundle / "model.onnx").write_bytes(b"broken")
+        seen.station.reload()
+        count = len(seen.arrivals)
+        seen.wait_for(lambda came: len(came) > count + 10)
+        assert seen.station.crew.get("inspect") is second
+    assert all(one.answer.reason is not Reason.ENGINE_FAULT for one in seen.arrivals)
+
+
+def _until(holds: Any) -> None:
+    waiting = threading.Event()
+    for _ in range(600):
+        if holds():
+            return
+        waiting.wait(0.05)
+    pytest.fail("it never came")
+
+
+def _toml(folder: Path, decision: str, bundle: Path = BUNDLE) -> str:
+    return f"""
+[station]
+state_dir = "{folder}/state"
+[camera]
+rate_hz = 40.0
+distinct = 5
+[engine]
+bundle = "{bundle}"
+threads = 1
+[timing]
+gate_ms = 3000.0
+[decision]
+{decision}
+[link]
+endpoint = "tcp://127.0.0.1:*"
+viewers = ""
+[health]
+metrics = ""
+[log]
+level = "error"
+parts = false
+"""
+
+
+# -- what keeps it from starting -------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    """LinkError, and the ledger is closed again."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(LinkError, match="in use"):
+            finish(settings(tmp_path, link={"endpoint": endpoint}), 1)
+
+
+def test_two_daemons_do_not_share_a_ledger(tmp_path: Path) -> None:
+    """The second is refused while the first runs, and the first goes on."""
+    with running(settings(tmp_path), wrap_engine=wrap(trivial)) as seen:
+        with pytest.raises(LedgerError):
+            finish(settings(tmp_path), 1)
+        count = len(seen.arrivals)
+        seen.wait_for(lambda came: len(came) > count)
+
+
+def test_a_bundle_with_a_wrong_hash_is_refused(tmp_path: Path) -> None:
+    """Exit 3, before any socket is opened."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle, ignore=shutil.ignore_patterns("cache"))
+    model = bytearray((bundle / "model.onnx").read_bytes())
+    model[len(model) // 2] ^= 1
+    (bundle / "model.onnx").write_bytes(bytes(model))
+    with pytest.raises(InspectorError) as caught:
+        finish(settings(tmp_path, engine={"bundle": bundle}), 1)
+    assert caught.value.exit_code == 3
+
+
+def test_an_engine_that_differs_from_its_reference_images_is_refused(tmp_path: Path) -> None:
+    """READY is earned: the reference images are run at every start."""
+    import zipfile
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(BUNDLE, bundle, ignore=shutil.ignore_patterns("cache"))
+    golden = bundle / "golden.npz"
+    with np.load(golden) as arrays:
+        changed = {name: arrays[name] for name in arrays.files}
+    maps = next(name for name, array in changed.items() if array.dtype.kind == "f")
+    changed[maps] = (1.0 - changed[maps]).astype(changed[maps].dtype)
+    np.savez_compressed(golden, **changed)
+    assert zipfile.is_zipfile(golden)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    import hashlib
+
+    manifest["references"]["sha256"] = hashlib.sha256(golden.read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineError):
+        finish(settings(tmp_path, engine={"bundle": bundle}), 1)
