@@ -19,6 +19,8 @@ from inspector.overlay import draw
 from inspector.station import Hooks, Station
 
 KEEP_PICTURES = 24
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""Where the embedded default lies: the bundle and the calibration of the simulated station."""
 
 
 @dataclass
@@ -30,7 +32,6 @@ class Demo:
     seed: int
     folder: Path
     engine: Path | None = None
-    calibration: Path | None = None
     hooks: Hooks = field(default_factory=Hooks)
     on_answer: Callable[[Settled, float], None] = lambda settled, latency_ms: None
     recent: deque[Settled] = field(default_factory=lambda: deque(maxlen=KEEP_PICTURES))
@@ -40,14 +41,14 @@ class Demo:
         overrides: dict[str, dict[str, Any]] = {
             "station": {"name": "demo", "state_dir": self.folder / "state"},
             "camera": {"kind": "synthetic", "rate_hz": self.rate_hz, "seed": self.seed},
-            "part": {"calibration": self.calibration},
-            "timing": {"gate_ms": 400.0},
+            "part": {"calibration": _embedded("calibration/synthetic.toml")},
+            "engine": {"bundle": self.engine or _embedded("engines/commutator")},
+            "timing": {"gate_ms": 600.0},
+            "alarm": {"fails": 0},
             "link": {"endpoint": "tcp://127.0.0.1:*", "viewers": "tcp://127.0.0.1:*"},
             "log": {"parts": False, "level": "warning"},
             "health": {"metrics": ""},
         }
-        if self.engine is not None:
-            overrides["engine"] = {"bundle": self.engine}
         return load(None, {}, **overrides).settings
 
     def run(self) -> dict[str, Any]:
@@ -99,3 +100,8 @@ class Demo:
     def _remember(self, settled: Settled) -> None:
         self.recent.append(settled)
         self.on_answer(settled, self.station.tally.latencies_ms[-1])
+
+
+def _embedded(name: str) -> Path:
+    here = Path(name)
+    return here if here.exists() else CHECKOUT / name

@@ -52,7 +52,8 @@ def _label_defects(canvas: Colour, decision: Decision | Any, shape: tuple[int, .
         at = (int(min(x * fx, canvas.shape[1] - 9 * len(text))), int((y + height) * fy + 14))
         if at[1] > canvas.shape[0] - 4:
             at = (at[0], max(12, int(y * fy - 5)))
-        cv2.putText(canvas, text, at, _FONT, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
+        (wide, high), below = cv2.getTextSize(text, _FONT, 0.42, 1)
+        cv2.rectangle(canvas, (at[0] - 2, at[1] - high - 2), (at[0] + wide + 2, at[1] + below), (40, 40, 40), -1)
         cv2.putText(canvas, text, at, _FONT, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
 
 
