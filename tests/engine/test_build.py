@@ -1,0 +1,321 @@
+"""Building: what is proven is installed, what is not is refused, and the passport tells all of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+from networks import MakeBundle
+
+from inspector.clock import PushedClock
+from inspector.engine import EngineInfo, build
+from inspector.engine.build import Limits, ProofImages, build_plan
+from inspector.engine.bundle import Bundle, load_bundle
+from inspector.engine.choose import candidates, open_engine, self_test
+from inspector.engine.install import install
+from inspector.engine.int8 import Recipe
+from inspector.engine.manifest import Passport
+from inspector.engine.measure import Reference, compare, latency, percentiles
+from inspector.errors import ConfigError, EngineError
+from inspector.frame import FloatMap
+
+SIZE = (48, 64)
+LOOSE = Limits(verdict_flips=1000, mask_iou=0.0)
+QUICK = (Recipe("mixed"), Recipe("min-max ranges, full resolution kept", ranges="minmax", keep="outer"))
+
+
+def judge(found: FloatMap) -> str:
+    return "FAIL" if (found >= 0.5).mean() > 0.5 else "PASS"
+
+
+def strict(found: FloatMap) -> str:
+    """A verdict on a knife's edge: any change of the map flips it."""
+    return str(found.tobytes())
+
+
+@pytest.fixture
+def bundle(make_bundle: MakeBundle) -> Bundle:
+    return make_bundle(networks.lsa_like(3, SIZE), SIZE)
+
+
+@pytest.fixture
+def noise() -> ProofImages:
+    return ProofImages(networks.images(6, SIZE, seed=5), "noise", tuple(f"{i}.png" for i in range(6)))
+
+
+class TestInstalling:
+    def test_a_proven_plan_gets_its_passport(self, bundle: Bundle, noise: ProofImages) -> None:
+        """The manifest holds what was built, where, from what, and how it compared; the files match their hashes."""
+        report = build_plan(bundle, "openvino", "fp16", judge=judge, images=noise)
+        again = load_bundle(bundle.path)
+        plan = again.plans[0]
+        assert report["installed"]
+        assert report["plan"]["id"] == plan.id
+        assert plan.onnx_sha256 == bundle.onnx_sha256
+        assert plan.parity.images == 6
+        assert plan.parity.source == "noise"
+        assert plan.parity.input_mean == pytest.approx(noise.images.mean())
+        assert 0.0 < plan.parity.max_abs_diff < 5e-3
+        assert plan.latency_ms.runs >= 50
+        assert plan.speedup == pytest.approx(plan.fp32_latency_ms.p50 / plan.latency_ms.p50)
+        assert plan.limits.mask_iou == 0.98
+        assert not plan.forced
+        for entry in plan.files:
+            again.read(entry.file, entry.sha256)
+        assert [c.fits for c in candidates(again)] == [True]
+        assert json.loads(json.dumps(report))
+
+    def test_a_plan_without_files_of_its_own_names_the_onnx(self, bundle: Bundle, noise: ProofImages) -> None:
+        """FP32 is compiled from model.onnx at start; its passport adds the measurement."""
+        build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        plan = load_bundle(bundle.path).plans[0]
+        assert [(entry.file, entry.sha256) for entry in plan.files] == [("model.onnx", bundle.onnx_sha256)]
+        assert not (bundle.path / "plans").exists()
+
+    def test_building_again_replaces(self, bundle: Bundle, noise: ProofImages) -> None:
+        """One plan for a back end, precision and machine; the old one's files go."""
+        for recipe in QUICK:
+            build_plan(bundle, "openvino", "int8", judge=judge, images=noise, limits=LOOSE, recipes=[recipe])
+        plans = load_bundle(bundle.path).plans
+        assert [plan.settings["recipe"] for plan in plans] == [QUICK[1].name]
+        assert [each.name for each in (bundle.path / "plans").iterdir()] == [plans[0].id]
+        assert sorted(each.name for each in (bundle.path / "plans" / plans[0].id).iterdir()) == [
+            "model.bin",
+            "model.xml",
+        ]
+
+    def test_nothing_stays_of_the_build(self, bundle: Bundle, noise: ProofImages) -> None:
+        """No scratch directory is left in the bundle."""
+        build_plan(bundle, "openvino", "fp16", judge=judge, images=noise)
+        names = {each.name for each in bundle.path.iterdir()}
+        assert names == {"manifest.json", "model.onnx", "golden.npz", "plans", ".lock"}
+
+    def test_another_machines_plan_stays(self, bundle: Bundle, noise: ProofImages) -> None:
+        """A bundle that serves several hosts keeps the plan of each."""
+        report = build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        other = json.loads(json.dumps(report["plan"]))
+        other["id"], other["machine"]["device"] = "openvino-fp32-elsewhere", "Another CPU"
+        install(load_bundle(bundle.path), other, ())
+        build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        assert len(load_bundle(bundle.path).plans) == 2
+
+    def test_a_bundle_exported_anew_gets_no_old_plan(
+        self, bundle: Bundle, noise: ProofImages, make_bundle: MakeBundle
+    ) -> None:
+        """A plan that was built while the bundle became another network is not entered."""
+        report = build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        make_bundle(networks.lsa_like(9, SIZE), SIZE)
+        with pytest.raises(EngineError, match="exported anew"):
+            install(bundle, report["plan"], ())
+
+    def test_two_builds_at_a_time_lose_nothing(self, bundle: Bundle, noise: ProofImages) -> None:
+        """Processes that install side by side each find their passport in the manifest."""
+        report = build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        context = multiprocessing.get_context("spawn")
+        workers = [
+            context.Process(target=_install_many, args=(str(bundle.path), report["plan"], number, list(sys.path)))
+            for number in range(3)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert [worker.exitcode for worker in workers] == [0, 0, 0]
+        ids = {plan.id for plan in load_bundle(bundle.path).plans}
+        assert {f"made-{n}-{k}" for n in range(3) for k in range(5)} <= ids
+
+
+def _install_many(path: str, passport: dict[str, object], number: int, places: list[str]) -> None:
+    sys.path[:] = places
+    for count in range(5):
+        one = json.loads(json.dumps(passport))
+        one["id"], one["machine"]["device"] = f"made-{number}-{count}", f"machine {number} {count}"
+        install(load_bundle(Path(path)), one, ())
+
+
+class TestRefusing:
+    def test_a_plan_beyond_the_limits_is_not_installed(self, bundle: Bundle, noise: ProofImages) -> None:
+        """A verdict that flips is named, the plan refused, the manifest untouched."""
+        before = (bundle.path / "manifest.json").read_bytes()
+        report = build_plan(bundle, "openvino", "fp16", judge=strict, images=noise)
+        assert not report["installed"]
+        assert report["verdict_flips"] == 6
+        assert "6 verdicts flip, 0 may" in report["beyond"]
+        assert report["plan"]["parity"]["flipped"] == list(noise.names)
+        assert (bundle.path / "manifest.json").read_bytes() == before
+        assert not (bundle.path / "plans").exists()
+
+    @pytest.mark.parametrize(
+        ("limits", "word"),
+        [
+            (Limits(verdict_flips=100, mask_iou=1.0), "mask IoU"),
+            (Limits(verdict_flips=100, mask_iou=0.0, max_abs_diff=1e-9), "a probability differs"),
+        ],
+    )
+    def test_each_limit_counts(self, bundle: Bundle, noise: ProofImages, limits: Limits, word: str) -> None:
+        """Mask overlap and map difference refuse a plan as verdicts do."""
+        report = build_plan(bundle, "openvino", "fp16", judge=judge, images=noise, limits=limits)
+        assert not report["installed"]
+        assert any(word in reason for reason in report["beyond"])
+
+    def test_by_force_it_is_installed_and_marked(self, bundle: Bundle, noise: ProofImages) -> None:
+        """`--force` installs, the passport says that it was forced and why, and auto leaves it alone."""
+        report = build_plan(bundle, "openvino", "fp16", judge=strict, images=noise, force=True)
+        assert report["installed"]
+        plan = load_bundle(bundle.path).plans[0]
+        assert plan.forced
+        assert "although 6 verdicts flip" in plan.notes[0]
+        chosen = open_engine(load_bundle(bundle.path))
+        assert chosen.engine.info.precision == "fp32"
+        chosen.engine.close()
+
+    @pytest.mark.parametrize(
+        "images", [np.zeros((1, 9, 9), np.uint8), np.zeros((0, *SIZE), np.uint8), np.zeros((1, *SIZE), np.float32)]
+    )
+    def test_wrong_images(self, bundle: Bundle, images: np.ndarray) -> None:
+        """Images that the network cannot take are a configuration error."""
+        with pytest.raises(ConfigError, match="do not fit"):
+            build_plan(bundle, "openvino", "fp32", judge=judge, images=ProofImages(images, "x"))
+
+    @pytest.mark.parametrize(("backend", "precision"), [("auto", "fp32"), ("openvino", "auto"), ("openvino", "fp8")])
+    def test_wrong_words(self, bundle: Bundle, backend: str, precision: str) -> None:
+        """A plan is built for one back end and one precision that it offers."""
+        with pytest.raises(ConfigError):
+            build_plan(bundle, backend, precision, judge=judge)
+
+    def test_a_broken_compilation_leaves_the_bundle(
+        self, bundle: Bundle, noise: ProofImages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An error on the way leaves manifest and plans as they were."""
+        build_plan(bundle, "openvino", "fp16", judge=judge, images=noise)
+        before = (bundle.path / "manifest.json").read_bytes()
+
+        def die(*_: object) -> None:
+            raise EngineError("no space")
+
+        monkeypatch.setattr(build, "_race", die)
+        with pytest.raises(EngineError, match="no space"):
+            build_plan(load_bundle(bundle.path), "openvino", "fp16", judge=judge, images=noise)
+        assert (bundle.path / "manifest.json").read_bytes() == before
+        assert [each.name for each in bundle.path.iterdir() if each.name.startswith(".building")] == []
+
+
+class TestInt8:
+    def test_the_first_recipe_within_the_limits_is_taken(self, bundle: Bundle) -> None:
+        """Recipes are tried in order; what each gave is in the report."""
+        images = ProofImages(networks.images(8, SIZE), "noise")
+        report = build_plan(bundle, "openvino", "int8", judge=judge, images=images, limits=LOOSE, recipes=QUICK)
+        assert [attempt["recipe"] for attempt in report["attempts"]] == ["mixed"]
+        never = Limits(verdict_flips=0, mask_iou=1.0)
+        report = build_plan(bundle, "openvino", "int8", judge=strict, images=images, limits=never, recipes=QUICK)
+        assert [attempt["recipe"] for attempt in report["attempts"]] == [recipe.name for recipe in QUICK]
+        assert not report["installed"]
+
+    def test_proof_and_calibration_are_apart(self, bundle: Bundle) -> None:
+        """From 40 images on, a plan is proven on images that it was not calibrated with."""
+        images = ProofImages(networks.images(40, SIZE), "noise", tuple(f"{i}.png" for i in range(40)))
+        report = build_plan(
+            bundle, "openvino", "int8", judge=strict, images=images, limits=LOOSE, recipes=QUICK[:1], force=True
+        )
+        assert report["images"] == 20
+        assert report["plan"]["settings"]["calibration_images"] == 20
+        assert set(report["plan"]["parity"]["flipped"]) <= {f"{i}.png" for i in range(1, 40, 2)}
+        assert "not those of the calibration" in report["plan"]["parity"]["source"]
+
+    def test_it_starts_again_as_it_was_proven(self, bundle: Bundle) -> None:
+        """The installed plan passes its self-test."""
+        images = ProofImages(networks.images(8, SIZE), "noise")
+        build_plan(bundle, "openvino", "int8", judge=judge, images=images, limits=LOOSE, recipes=QUICK[1:])
+        fresh = load_bundle(bundle.path)
+        engine = open_engine(fresh, backend="openvino", precision="int8").engine
+        assert self_test(engine, fresh).mask_iou <= 1.0
+        engine.close()
+
+
+class Shifted:
+    """FP32's own maps, a little off where the test wants it."""
+
+    def __init__(self, maps: FloatMap) -> None:
+        self._maps, self._next = maps, 0
+        self.info = EngineInfo("b", "trivial", "0", "fp32", "none", "0" * 64, "0" * 64, *SIZE)
+
+    def infer(self, batch: FloatMap) -> FloatMap:
+        self._next += 1
+        return self._maps[self._next - 1][np.newaxis, np.newaxis].copy()
+
+    def close(self) -> None:
+        pass
+
+
+class TestMeasuring:
+    def test_parity_counts_by_hand(self, bundle: Bundle) -> None:
+        """Differences, overlap and flips of maps whose answer is known."""
+        truth = np.zeros((2, *SIZE), np.float32)
+        truth[0, :4, :5] = 0.9  # 20 pixels
+        found = truth.copy()
+        found[0, :4, 4] = 0.1  # 4 of them lost
+        found[0, 10, :2] = 0.8  # and 2 gained
+        images = ProofImages(np.zeros((2, *SIZE), np.uint8), "made", ("a", "b"))
+        reference = Reference(images, truth, ("bad", "good"))
+        parity = compare(
+            Shifted(found), bundle, reference, lambda m: "bad" if m[0, 4] >= 0.5 else "good", lambda *_: None
+        )
+        assert parity["mask_iou"] == pytest.approx(16 / 22)
+        assert parity["mask_iou_worst"] == pytest.approx(16 / 22)
+        assert parity["max_abs_diff"] == pytest.approx(0.8)
+        assert parity["verdict_flips"] == 1
+        assert parity["flipped"] == ["a"]
+
+    def test_maps_that_are_not_finite_are_as_far_as_can_be(self, bundle: Bundle) -> None:
+        """NaN never passes for a small difference."""
+        truth = np.zeros((1, *SIZE), np.float32)
+        images = ProofImages(np.zeros((1, *SIZE), np.uint8), "made")
+        reference = Reference(images, truth, ("good",))
+        parity = compare(Shifted(truth * np.nan), bundle, reference, judge, lambda *_: None)
+        assert parity["max_abs_diff"] == 2.0
+
+    def test_latency_is_taken_in_alternation_until_the_budget(self) -> None:
+        """Engines take turns, so that load falls on all alike; the clock is the one that was handed in."""
+        clock, order = PushedClock(), []
+
+        class Paced(Shifted):
+            def __init__(self, name: str, cost_ns: int) -> None:
+                super().__init__(np.zeros((1, *SIZE), np.float32))
+                self.name, self.cost_ns = name, cost_ns
+
+            def infer(self, batch: FloatMap) -> FloatMap:
+                order.append(self.name)
+                clock.push(self.cost_ns)
+                return batch
+
+        times = latency(
+            {"a": Paced("a", 1_000_000), "b": Paced("b", 3_000_000)},
+            np.zeros((1, 1, *SIZE), np.float32),
+            clock,
+            lambda *_: None,
+            budget_s=1.0,
+        )
+        assert times["a"]["p50"] == pytest.approx(1.0)
+        assert times["b"]["p999"] == pytest.approx(3.0)
+        assert 50 <= times["a"]["runs"] == times["b"]["runs"] < 1000
+        changes = sum(one != other for one, other in itertools.pairwise(order))
+        assert changes > 8
+
+    def test_percentiles_are_of_the_runs(self) -> None:
+        """Milliseconds from nanoseconds."""
+        found = percentiles([n * 1_000_000 for n in range(1, 1001)])
+        assert found["runs"] == 1000
+        assert found["p50"] == pytest.approx(500.5)
+        assert found["p99"] == pytest.approx(990.01)
+
+
+def test_a_report_is_a_passport(bundle: Bundle, noise: ProofImages) -> None:
+    """What is reported as the plan is what the schema of the manifest accepts."""
+    report = build_plan(bundle, "onnxruntime", "fp32", judge=judge, images=noise)
+    assert Passport.model_validate(report["plan"]).backend == "onnxruntime"
