@@ -40,7 +40,7 @@ enum {
     C_MAGIC, C_WIDTH, C_HEIGHT, C_FIRST_ID, C_ID_BITS,                /* set before loading */
     C_INCOMPLETE_EVERY, C_INCOMPLETE_NEXT, C_SKIP_EVERY, C_SKIP_NEXT, /* losses by count */
     C_STALL_MS, C_BURST, C_PULLED, C_PULL_COUNT, C_TRUNCATE_NEXT, C_PORT_HANG_MS, C_CRASH, C_BACK,
-    C_FRAME_LIMIT, C_LINE1, C_STAMP, C_REPEAT,
+    C_FRAME_LIMIT, C_LINE1, C_STAMP, C_REPEAT, C_CHATTER,
     C_SHOTS = 32, C_DELIVERED, C_LAST_ID, C_UNDERRUNS, C_INCOMPLETES, C_SKIPPED, C_STARTS, C_OPENS, C_OWNER,
     C_RATE_MHZ, C_TRIGGERS, C_STALLS
 };
@@ -188,6 +188,7 @@ static void start_frames(void) {
     software_triggers = 0;
     started_frames = 0;
     count(C_STARTS);
+    if (get(C_CHATTER)) { puts("drill producer: a driver that talks"); fflush(stdout); }
     pthread_cond_broadcast(&wake);
 }
 
@@ -306,7 +307,7 @@ static void shoot(uint64_t *id, uint64_t n) {
     b->id = *id;
     b->taken_ns = now_ns();
     b->incomplete = spend(C_INCOMPLETE_NEXT) || (incomplete_every && n % incomplete_every == 0);
-    if (b->incomplete) { b->filled /= 2; count(C_INCOMPLETES); }
+    if (b->incomplete) count(C_INCOMPLETES); /* a packet missing in the middle: the size alone does not tell */
     else if (spend(C_TRUNCATE_NEXT)) b->filled /= 2;
     b->where = OUTPUT;
     push(&output, b);

@@ -56,6 +56,8 @@ class Fault(enum.IntEnum):
     """1 = the first 8 bytes of each picture carry its shot number, little-endian."""
     REPEAT = 20
     """So many next frames carry the id of the frame before them."""
+    CHATTER = 21
+    """1 = the driver prints a line at every start."""
 
 
 class Count(enum.IntEnum):
