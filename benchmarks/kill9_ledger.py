@@ -108,7 +108,8 @@ def child(path: Path, pipe: int, seed: int, last: bool) -> None:
 
     thread = threading.Thread(target=sync)
     thread.start()
-    number, acknowledgements = 0, []
+    number = 0
+    acknowledgements: list[Receipt] = []
     for _ in range(20 if last else 1_000_000):
         batch = []
         for _ in range(rng.choice((1, 1, 2, 8, 40))):
@@ -206,7 +207,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--longest-ms", type=float, default=150.0, help="kills fall evenly in 0..this after the fork")
+    parser.add_argument("--longest-ms", type=float, default=300.0, help="kills fall evenly in 0..this after the fork")
     parser.add_argument("--check-each", action="store_true", help="compare after every kill, not only the newest rows")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
