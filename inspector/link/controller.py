@@ -24,7 +24,7 @@ from inspector.link.events import (
 from inspector.link.keys import CurveKeys
 from inspector.link.messages import AckMessage, AnnounceMessage, HelloMessage, Message
 from inspector.link.outbox import NEVER_NS, Outbox, Told, Waiting
-from inspector.link.router import RouterSocket, Sent
+from inspector.link.router import Router, RouterSocket, Sent
 from inspector.link.sockets import check_exposure
 
 _BURST = 64
@@ -70,8 +70,11 @@ class ControllerLink:
         controller_timeout_s: float = 3.0,
         hwm: int = 256,
         capacity: int = 4096,
+        router: Router | None = None,
     ) -> None:
-        """Nothing is opened yet. Raises ConfigError where plaintext would leave this host without being allowed."""
+        """Nothing is opened yet. Raises ConfigError where plaintext would leave this host without being allowed.
+
+        ``router`` replaces the real socket, for a drill that plays the network."""
         check_exposure(endpoint, encrypted=keys is not None, allow_plaintext=allow_plaintext)
         self._wanted, self._epoch, self._clock = endpoint, epoch, clock
         self._max_message_bytes = max_message_bytes
@@ -79,7 +82,7 @@ class ControllerLink:
         self._resend_ns = int(resend_s * 1e9)
         self._outbox = Outbox(resend_ns=self._resend_ns, grace_ns=int(grace_s * 1e9), capacity=capacity)
         self._endpoint = ""
-        self._router = RouterSocket(keys=keys, max_message_bytes=max_message_bytes, hwm=hwm)
+        self._router: Router = router or RouterSocket(keys=keys, max_message_bytes=max_message_bytes, hwm=hwm)
         self._peer: _Peer | None = None
         self._users: OrderedDict[bytes, str] = OrderedDict()
         self._counters: OrderedDict[int, None] = OrderedDict()

@@ -6,6 +6,7 @@ import enum
 import errno
 import threading
 from dataclasses import dataclass
+from typing import Protocol
 
 import zmq
 
@@ -31,6 +32,45 @@ class Received:
     identity: bytes
     parts: list[bytes]
     user_id: str
+
+
+class Router(Protocol):
+    """What ControllerLink needs of its socket; the simulated drill plays the network behind it."""
+
+    @property
+    def keyed(self) -> bool:
+        """Whether clients must show a key."""
+
+    @property
+    def authenticating(self) -> bool:
+        """Whether new clients can be admitted."""
+
+    def open(self, endpoint: str) -> str:
+        """Bind; returns the real endpoint."""
+
+    def owned(self) -> object:
+        """RuntimeError for any thread but the owner, and once closed."""
+
+    def wake(self) -> None:
+        """End the owner's ``wait``."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Until a message, a wake-up, or the timeout."""
+
+    def receive(self) -> Received | None:
+        """The next message; None where none is there."""
+
+    def put(self, identity: bytes, frames: list[bytes]) -> Sent:
+        """Hand a message over without blocking."""
+
+    def admits(self, user_id: str) -> bool:
+        """Whether this key is allowed now."""
+
+    def reload_keys(self) -> None:
+        """Read the allowed keys again."""
+
+    def close(self, linger_s: float) -> None:
+        """Close; idempotent."""
 
 
 class RouterSocket:

@@ -18,6 +18,7 @@ from inspector.link.controller import ControllerLink
 from inspector.link.events import Acked, ControllerDown, ControllerUp, Event, Refused
 from inspector.link.keys import ClientKeys, CurveKeys
 from inspector.link.listen import ReferenceController
+from inspector.link.router import RouterSocket
 from inspector.link.viewers import ViewerFeed, ViewersLink
 
 CLOCK = SystemClock()
@@ -117,9 +118,9 @@ def test_who_is_not_allowed_gets_nothing_in_and_nothing_out(link: ControllerLink
 
 def test_a_stopped_authenticator_admits_nobody(link: ControllerLink, keys_dir: Path) -> None:
     """If the authenticator's thread ends, allowed clients too are refused, and the statistics say so."""
-    doorman = link._router._doorman
-    assert doorman is not None
-    doorman.stop()
+    router = link._router
+    assert isinstance(router, RouterSocket) and router._doorman is not None
+    router._doorman.stop()
     assert not link.statistics().authenticating
     stranger = Stranger(link.endpoint, _client(keys_dir, "plc"), identity=b"plc")
     try:
