@@ -41,8 +41,8 @@ class Demo:
         overrides: dict[str, dict[str, Any]] = {
             "station": {"name": "demo", "state_dir": self.folder / "state"},
             "camera": {"kind": "synthetic", "rate_hz": self.rate_hz, "seed": self.seed},
-            "part": {"calibration": _embedded("calibration/synthetic.toml")},
-            "engine": {"bundle": self.engine or _embedded("engines/commutator")},
+            "part": {"calibration": embedded("calibration/synthetic.toml")},
+            "engine": {"bundle": self.engine or embedded("engines/commutator")},
             "timing": {"gate_ms": 600.0},
             "alarm": {"fails": 0},
             "link": {"endpoint": "tcp://127.0.0.1:*", "viewers": "tcp://127.0.0.1:*"},
@@ -102,6 +102,7 @@ class Demo:
         self.on_answer(settled, self.station.tally.latencies_ms[-1])
 
 
-def _embedded(name: str) -> Path:
+def embedded(name: str) -> Path:
+    """A file of the embedded default: below the working directory, else beside the package."""
     here = Path(name)
     return here if here.exists() else CHECKOUT / name

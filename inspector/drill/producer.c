@@ -1,7 +1,7 @@
 /* A GenTL producer with one simulated Mono8 camera whose faults are switched on from outside.
  *
  * It answers the 41 functions that a GenTL consumer built on the genicam binding calls. Frames come from a file of
- * raw images (cycled) or from a test pattern; the faults are words of a shared control page (INSPECTOR_GENTL_CONTROL
+ * raw images (cycled) or from a test pattern; the faults are words of a shared control page (DRILL_GENTL_CONTROL
  * names the file; see producer.py for the Python side, which must agree on the indices below).
  *
  *   gcc -O2 -shared -fPIC -pthread -fvisibility=hidden -o drill.cti producer.c
@@ -380,7 +380,7 @@ static void load_images(const char *path) {
 }
 
 static gc_err load_page(void) {
-    const char *path = getenv("INSPECTOR_GENTL_CONTROL");
+    const char *path = getenv("DRILL_GENTL_CONTROL");
     if (page) return OK;
     if (path && *path) {
         int file = open(path, O_RDWR | O_CLOEXEC);

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from inspector.errors import CameraError
 
-CONTROL_VARIABLE = "INSPECTOR_GENTL_CONTROL"
+CONTROL_VARIABLE = "DRILL_GENTL_CONTROL"
 """Environment variable that tells the producer where its control page lies."""
 SERIAL, MODEL, USER_NAME = "DRILL-1", "Drill", "bench"
 _PAGE_BYTES, _PATH_AT, _MAGIC = 4096, 1024, 0x314C524450534E49

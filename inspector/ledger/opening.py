@@ -96,7 +96,7 @@ def examine(path: Path, *, tail_rows: int, busy_ms: int, vfs: str | None) -> Exa
         raise _held(path) from error
     except (apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError) as error:
         raise LedgerError(f"cannot open the ledger {path}", expected="a writable file", found=str(error)) from error
-    except apsw.Error as error:
+    except (apsw.Error, ValueError, TypeError) as error:  # a damaged page also gives text or numbers of the wrong kind
         return Examined(True, str(error), head=last)
 
 
