@@ -6,6 +6,7 @@ is always set, and read back after compiling.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ class OpenVinoEngine:
             else:
                 self._infer_overlapped(batch, result)
         except RuntimeError as error:
+            self._drain()
             raise EngineError(
                 f"engine {self._info.bundle}: OpenVINO failed",
                 found=_first_line(error),
@@ -128,6 +130,12 @@ class OpenVinoEngine:
             if index < len(batch):
                 self._inputs[index % count][0] = batch[index]
                 request.start_async()
+
+    def _drain(self) -> None:
+        """After a failure nothing may still be reading the inputs that the next call fills."""
+        for request in self._requests:
+            with contextlib.suppress(RuntimeError):  # the failure that is being reported already
+                request.wait()
 
     def close(self) -> None:
         """Release; idempotent."""

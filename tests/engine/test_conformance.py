@@ -84,8 +84,9 @@ def open_(case: str, bundle: Bundle) -> Iterator[Open]:
     opened: list[Engine] = []
 
     def opener() -> Engine:
+        threads = 2 if mode else 1  # OpenVINO overlaps as many images as it has threads
         engine = open_engine(
-            bundle, backend=backend, precision=precision, threads=1, throughput="throughput" in mode
+            bundle, backend=backend, precision=precision, threads=threads, throughput=bool(mode)
         ).engine
         opened.append(engine)
         return engine
@@ -224,8 +225,9 @@ class TestEveryEngine:
 
         def work(index: int) -> None:
             try:
+                threads = 2 if mode else 1
                 engine = open_engine(
-                    bundle, backend=backend, precision=precision, threads=1, throughput=bool(mode)
+                    bundle, backend=backend, precision=precision, threads=threads, throughput=bool(mode)
                 ).engine
                 try:
                     for _ in range(10):
@@ -256,6 +258,15 @@ class TestEveryEngine:
         cycle(10)
         before = cycle(5)
         assert cycle(20) - before < 6 << 20
+
+
+def test_throughput_overlaps(make_bundle: MakeBundle) -> None:
+    """For replay several images are under way at a time; for the line one."""
+    bundle = make_bundle(networks.lsa_like(3, SIZE), SIZE)
+    for throughput in (False, True):
+        engine = open_engine(bundle, backend="openvino", precision="fp32", threads=2, throughput=throughput).engine
+        assert (engine.parallel > 1) is throughput  # type: ignore[attr-defined]
+        engine.close()
 
 
 def test_caches_make_no_other_engine(make_bundle: MakeBundle, tmp_path: Path) -> None:
