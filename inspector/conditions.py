@@ -28,6 +28,8 @@ HINTS = {
     "controller": "Check the controller and the network; the controller must treat silence as reject",
     "checkpoint": "Check disk space; rows are safe, but the ledger's log grows until it can be copied",
     "store": "Images are not kept; check disk space and store.quota_mb",
+    "stage": "A thread is stuck and the watchdog starves: systemd restarts the daemon; keep the journal's trace",
+    "keys": "Clients that are connected stay; restart the daemon in a pause of the line to admit others",
 }
 
 

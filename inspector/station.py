@@ -22,13 +22,15 @@ from inspector.errors import EngineError, InspectorError, LedgerError
 from inspector.flow import Channel, Latch
 from inspector.frame import Settled, State
 from inspector.health import Notifier, Tally
+from inspector.health.timings import Timings
 from inspector.journal import Log, open_journal, tell_part
 from inspector.line import POLL_S, Line
 from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingredients
 from inspector.rooms import MS, Rooms, fit_out
 from inspector.seat import Seat
+from inspector.vitals import Vitals
+from inspector.watch import Watch
 
-CONTROLLER_WAIT_NS = 3_000_000_000
 CHECKPOINT_BYTES = 4 << 20
 """WAL size from which the sync thread copies it into the file; a commit never does."""
 
@@ -66,10 +68,10 @@ class Station:
         self.notifier = Notifier()
         self.conditions = Conditions(self.clock, self._condition_changed)
         self._reload, self._pace = threading.Event(), threading.Event()
-        self._told: Channel[Settled] = Channel(1024)
+        self._told: Channel[tuple[Settled, int]] = Channel(1024)
+        self.timings = Timings()
         self.crew = Crew(self.clock, self.latch)
         self._rooms: Rooms | None = None
-        self._ready_ns = 0
 
     @property
     def rooms(self) -> Rooms:
@@ -98,11 +100,13 @@ class Station:
                 on_event=self._event,
                 wrap_camera=self.hooks.wrap_camera,
             )
+            self._equip(self._rooms)
             try:
                 self._start(ingredients)
                 self._watch()
             finally:
                 self._drain()
+                self.vitals.close()
                 self.rooms.book.close()
         finally:
             sys.setswitchinterval(switch_s)
@@ -137,11 +141,34 @@ class Station:
 
     # -- building ------------------------------------------------------------------------------------------------
 
+    def _equip(self, rooms: Rooms) -> None:
+        """What looks at the line from outside: vitals for those who ask, the watch for the service manager."""
+        self.vitals = Vitals(
+            self.settings,
+            rooms,
+            conditions=self.conditions,
+            crew=self.crew,
+            tally=self.tally,
+            timings=self.timings,
+            told=self._told,
+            clock=self.clock,
+        )
+        self.watch = Watch(
+            rooms,
+            conditions=self.conditions,
+            crew=self.crew,
+            notifier=self.notifier,
+            clock=self.clock,
+            stale_ns=int(self.settings.health.stale_ms * MS),
+        )
+
     def _start(self, ingredients: Ingredients) -> None:
         """Engine before link before camera: no part is triggered that could not be answered."""
         line, viewers, store = self.line, self.rooms.viewers, self.rooms.store
+        self.vitals.open()
         self.crew.start("book", line.book)
-        self.seat_engine(ingredients)
+        with self.notifier.patience():
+            self.seat_engine(ingredients)
         self.crew.start("answer", line.answer, self._open_link, self.rooms.link.close)
         self.hooks.on_linked()
         self.crew.start("sync", self._sync)
@@ -155,9 +182,9 @@ class Station:
         gc.disable()
         self.crew.start("acquire", self._acquire, line.camera.open, line.camera.close)
         self.conditions.enter(State.CONTINUOUS_EXECUTION)
-        self._ready_ns = self.clock.now_ns()
+        self.watch.begin()
         self.log.info("ready", camera=line.camera.name, endpoint=self.endpoint, epoch=self.rooms.book.epoch)
-        self.notifier.tell("READY=1", f"STATUS=ready, {line.camera.name}")
+        self.notifier.tell("READY=1")
         self.hooks.on_ready()
 
     def _open_link(self) -> None:
@@ -168,6 +195,7 @@ class Station:
         recovery = self.rooms.book.recover(self.clock.now_ns())
         for answer in (*recovery.resend, *recovery.restarted):
             self.rooms.link.send(answer, durable=self.rooms.book.durable)
+        self.tally.restarted = len(recovery.restarted)
         if recovery.resend or recovery.restarted:
             self.log.warning("restarted", resent=len(recovery.resend), lost=len(recovery.restarted))
 
@@ -227,9 +255,11 @@ class Station:
             self.conditions.clear("store")
 
     def _tell(self) -> None:
-        settled = self._told.take(POLL_S)
-        if settled is not None and self.settings.log.parts:
-            tell_part(self.log, settled)
+        told = self._told.take(POLL_S)
+        if told is not None:
+            self.timings.observe(*told)
+            if self.settings.log.parts:
+                tell_part(self.log, told[0])
 
     # -- watching ------------------------------------------------------------------------------------------------
 
@@ -238,25 +268,7 @@ class Station:
             if self._reload.is_set():
                 self._reload.clear()
                 self.reload_settings()
-            self._watch_controller()
-            seen = self.line.camera.statistics()
-            if seen.connected:
-                self.conditions.clear("camera")
-            else:
-                self.conditions.raise_fault("camera", f"{self.line.camera.name} is not connected")
-            self.rooms.link.set_state(self.conditions.state)
-            stale = self.crew.stale(int(self.settings.health.stale_ms * MS))
-            for name in stale:
-                self.conditions.raise_fault(
-                    name, f"stage {name} has not moved for {self.settings.health.stale_ms:g} ms"
-                )
-            if not stale:
-                self.notifier.tell("WATCHDOG=1")
-
-    def _watch_controller(self) -> None:
-        """The line tells when a controller goes; that none ever came is seen here."""
-        if self.rooms.link.statistics().connects == 0 and self.clock.now_ns() - self._ready_ns > CONTROLLER_WAIT_NS:
-            self.conditions.raise_fault("controller", "no controller has connected yet")
+            self.watch.look()
 
     def reload_settings(self) -> None:
         """New rules and calibration between two parts; a changed bundle swaps the engine. On any fault the old stay."""
@@ -266,7 +278,8 @@ class Station:
             fresh = read_ingredients(wanted, self.clock)
             recipe = self.line.recipe
             if recipe is None or fresh.bundle.manifest != self.ingredients.bundle.manifest:
-                self.seat_engine(fresh)
+                with self.notifier.patience(lambda: self.watch.look(loading=True)):
+                    self.seat_engine(fresh)
             else:
                 self.line.use(fresh.recipe(recipe.engine))
             self.settings, self.ingredients = wanted, fresh
@@ -314,11 +327,13 @@ class Station:
     # -- hearing -------------------------------------------------------------------------------------------------
 
     def _settled(self, settled: Settled) -> None:
-        self.tally.add(settled, self.clock.now_ns())
-        self._told.offer(settled)
+        sent_ns = self.clock.now_ns()
+        self.tally.add(settled, sent_ns)
+        self._told.offer((settled, sent_ns))
         self.hooks.on_settled(settled)
 
     def _event(self, kind: str, text: str) -> None:
+        self.tally.events[kind] += 1
         self.log.warning(kind, detail=text)
         if kind == "alarm":
             self.line.note(kind, text)

@@ -1,9 +1,7 @@
-"""What the station tells about itself: the tally of answers and the service manager's notifications."""
+"""The tally of answers."""
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
@@ -17,6 +15,10 @@ class Tally:
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    restarted: int = 0
+    """Parts of earlier runs that were reported INVALID RESTARTED; they are not among the answers of this run."""
+    events: Counter[str] = field(default_factory=Counter)
+    """What happened besides answers, by kind: alarms, controllers coming and going, refused messages."""
     triggered: int = 0
     acknowledged: int = 0
     escapes: int = 0
@@ -59,21 +61,3 @@ class Tally:
             "overkill": self.overkill,
             "latency_ms": percentiles(list(self.latencies_ms)).to_json(),
         }
-
-
-class Notifier:
-    """sd_notify in a few lines; silent where no service manager listens."""
-
-    def __init__(self, address: str | None = None) -> None:
-        self._address = os.environ.get("NOTIFY_SOCKET", "") if address is None else address
-
-    def tell(self, *lines: str) -> None:
-        """Send state lines such as READY=1. A lost notification is not worth a fault."""
-        if not self._address:
-            return
-        target = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            try:
-                channel.sendto("\n".join(lines).encode(), target)
-            except OSError:
-                return
