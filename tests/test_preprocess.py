@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inspector.calibrate.roi import calibrate_synthetic
+from inspector.calibrate.roi import calibrate_roi, calibrate_synthetic
 from inspector.camera.render import Style, nominal_roi, render_part
 from inspector.clock import PushedClock
 from inspector.errors import ConfigError
@@ -174,6 +174,9 @@ def test_window_arithmetic(data: st.DataObject, width: int, height: int, margin:
     left, top = data.draw(st.integers(0, wx)), data.draw(st.integers(0, wy))
     cut = crop_of(stage.prepare(frame(np.ascontiguousarray(image[top : wy + wh, left : wx + ww]), (left, top))))
     assert np.array_equal(cut.tensor, whole.tensor) and cut.geometry == whole.geometry
+    matrix = np.array(whole.geometry.matrix).reshape(2, 3)
+    assert np.allclose(matrix @ [-0.5, -0.5, 1], [x - 0.5, y - 0.5])
+    assert np.allclose(matrix @ [63.5, 63.5, 1], [x + w - 0.5, y + h - 0.5])
 
 
 def test_a_frame_without_the_window_is_invalid() -> None:
@@ -303,19 +306,28 @@ def test_what_is_not_the_part_is_not_located(located: Preprocess) -> None:
     assert isinstance(result, Decision) and "correlates" in result.detail
 
 
+def test_an_overexposed_part_is_a_bad_image(located: Preprocess) -> None:
+    """Where the light saturates a fifth of the window nothing is judged, though the part could be located."""
+    for index in range(5):
+        image = np.clip(render_part(6, index).image * 3.0, 0, 255).astype(np.uint8)
+        result = located.prepare(frame(image))
+        assert reason_of(result) is Reason.BAD_IMAGE
+        assert isinstance(result, Decision) and "saturated" in result.detail
+
+
 def test_a_part_that_reaches_out_of_the_frame_is_not_located(tmp_path: Path) -> None:
     """No pixel outside the frame is ever made up: a located part that reaches beyond it is NOT_LOCATED."""
-    style = Style(frame_px=(324, 324), piece_px=(280, 280), shift_px=14.0, angle_deg=0.5)
-    path = calibrate_synthetic(out_dir=tmp_path, clock=PushedClock(), style=style)
-    raw = load_calibration(path).file
-    limits = raw.locate.model_copy(update={"max_shift_px": 30.0})
-    update_calibration(path, locate=limits, margin_px=raw.margin_px + 20)
+    image = texture(320, 320)
+    path = calibrate_roi([image], name="edge", out_dir=tmp_path, clock=PushedClock(), roi=(7, 70, 180, 180))
+    update_calibration(path, locate=load_calibration(path).file.locate.model_copy(update={"min_score": 0.3}))
     stage = Preprocess(load_calibration(path), height=256, width=256, mean=0.5, std=0.25)
-    inside = render_part(0, 0, style=Style(frame_px=(324, 324), piece_px=(280, 280), shift_px=0.0, angle_deg=0.0)).image
-    crop_of(stage.prepare(frame(inside)))
-    for dx in (24, -25):
-        out = cv2.warpAffine(inside, np.array([[1.0, 0, dx], [0, 1.0, 0]]), (324, 324), borderMode=cv2.BORDER_REPLICATE)
-        assert reason_of(stage.prepare(frame(np.asarray(out, np.uint8)))) is Reason.NOT_LOCATED
+    for dx, inside in ((12, True), (0, True), (-6, True), (-9, False), (-12, False)):
+        shift = np.array([[1.0, 0, dx], [0, 1.0, 0]])
+        moved = cv2.warpAffine(image, shift, (320, 320), borderMode=cv2.BORDER_REPLICATE)
+        result = stage.prepare(frame(np.asarray(moved, np.uint8)))
+        assert isinstance(result, Crop) is inside, (dx, result)
+        if isinstance(result, Decision):
+            assert reason_of(result) is Reason.NOT_LOCATED and "reaches out" in result.detail
 
 
 def test_scale_travels_with_the_crop(tmp_path: Path) -> None:
@@ -468,16 +480,15 @@ def test_the_hash_follows_values_and_pixels(tmp_path: Path) -> None:
 
 
 def test_a_swapped_or_missing_template_is_refused(tmp_path: Path) -> None:
-    """A file beside the calibration that is not the one calibrated, or is gone, is refused with its name."""
+    """A file beside the calibration that is not the one calibrated, though readable, or is gone, is refused by name."""
     path = calibrate_synthetic(out_dir=tmp_path, clock=PushedClock())
     template = tmp_path / "synthetic.template.png"
-    data = bytearray(template.read_bytes())
-    data[-20] ^= 1
-    template.write_bytes(bytes(data))
-    with pytest.raises(ConfigError, match=r"synthetic\.template\.png"):
+    other = calibrate_synthetic(out_dir=tmp_path / "other", clock=PushedClock(), style=Style(bars=6))
+    template.write_bytes((other.parent / template.name).read_bytes())
+    with pytest.raises(ConfigError, match=r"synthetic\.template\.png is not the one"):
         load_calibration(path)
     template.unlink()
-    with pytest.raises(ConfigError, match=r"synthetic\.template\.png"):
+    with pytest.raises(ConfigError, match=r"synthetic\.template\.png cannot be read"):
         load_calibration(path)
 
 
