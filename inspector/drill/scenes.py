@@ -13,6 +13,7 @@ from pathlib import Path
 from inspector.drill.producer import Fault
 from inspector.drill.subject import Knob
 from inspector.drill.testbed import Testbed
+from inspector.frame import Reason
 from inspector.link.listen import Behaviour
 from inspector.link.viewers import ViewerFeed
 
@@ -125,7 +126,10 @@ def _disk_full(bed: Testbed) -> None:
                 free -= file.write(block)
     except OSError:
         pass  # the disk is full, as wanted
-    bed.pause(2.0)
+    reasons = (Reason.UNRECORDED,)
+    # Pages of the log that are there already take rows for a while longer.
+    bed.wait_for(lambda: any(one.answer.reason in reasons for one in bed.arrivals[-5:]), 8.0)
+    bed.pause(1.0)
     filler.unlink()
 
 
