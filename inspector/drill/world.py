@@ -172,6 +172,7 @@ class SimSight:
         self._world, self._causes = world, causes
         self._shot: Shot | None = None
         self.examined: set[int] = set()
+        self.tiled = False
 
     def prepare(self, frame: Frame) -> Crop | Decision:
         shot = self._shot = self._causes[frame.frame_id]
