@@ -29,7 +29,7 @@ from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingred
 from inspector.rooms import MS, Rooms, fit_out
 from inspector.seat import Seat
 from inspector.vitals import Vitals
-from inspector.watch import Watch
+from inspector.watch import Rekeying, Watch
 
 CHECKPOINT_BYTES = 4 << 20
 """WAL size from which the sync thread copies it into the file; a commit never does."""
@@ -143,6 +143,7 @@ class Station:
 
     def _equip(self, rooms: Rooms) -> None:
         """What looks at the line from outside: vitals for those who ask, the watch for the service manager."""
+        self.rekeying = Rekeying(rooms, self.log)
         self.vitals = Vitals(
             self.settings,
             rooms,
@@ -169,7 +170,7 @@ class Station:
         self.crew.start("book", line.book)
         with self.notifier.patience():
             self.seat_engine(ingredients)
-        self.crew.start("answer", line.answer, self._open_link, self.rooms.link.close)
+        self.crew.start("answer", self.rekeying.answer, self._open_link, self.rooms.link.close)
         self.hooks.on_linked()
         self.crew.start("sync", self._sync)
         if viewers is not None:
@@ -273,6 +274,7 @@ class Station:
     def reload_settings(self) -> None:
         """New rules and calibration between two parts; a changed bundle swaps the engine. On any fault the old stay."""
         self.notifier.tell("RELOADING=1", f"MONOTONIC_USEC={self.clock.now_ns() // 1000}")
+        self.rekeying.ask()
         try:
             wanted = config.load(self.config_path).settings if self.config_path is not None else self.settings
             fresh = read_ingredients(wanted, self.clock)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 from inspector.clock import Clock
 from inspector.conditions import Conditions
 from inspector.crew import Crew
+from inspector.errors import ConfigError
 from inspector.health import Notifier
+from inspector.journal import Log
 from inspector.rooms import Rooms
 
 CONTROLLER_WAIT_NS = 3_000_000_000
@@ -63,3 +67,28 @@ class Watch:
         present = self._conditions.present()
         wrong = "; ".join(f"{one.name}: {one.text}" for one in present)
         return f"{self._conditions.state.value}, {wrong or self._rooms.line.camera.name}"[:500].replace("\n", " ")
+
+
+class Rekeying:
+    """Takes up changed keys at a reload: in the answer thread, because it owns the controller's socket."""
+
+    def __init__(self, rooms: Rooms, log: Log) -> None:
+        self._rooms, self._log = rooms, log
+        self._asked = threading.Event()
+
+    def ask(self) -> None:
+        """Read the allowed keys again before the next answer step. Any thread."""
+        self._asked.set()
+        self._rooms.link.wake()
+
+    def answer(self) -> None:
+        """The line's answer step."""
+        if self._asked.is_set():
+            self._asked.clear()
+            try:
+                self._rooms.link.reload_keys()
+                if self._rooms.viewers is not None:
+                    self._rooms.viewers.reload_keys()
+            except ConfigError as error:
+                self._log.error("keys refused, those admitted so far stay", fault=str(error))
+        self._rooms.line.answer()

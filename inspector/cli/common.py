@@ -29,6 +29,10 @@ class Commands:
             option(sub)
         sub.set_defaults(command=function)
 
+    def group(self, name: str, does: str) -> Commands:
+        """A command with commands of its own."""
+        return Commands(self._sub.add_parser(name, help=does, description=does, epilog=EPILOG))
+
 
 def config_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--config", type=Path, metavar="FILE", help="config.toml (default: built-in values)")

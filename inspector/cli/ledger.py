@@ -1,0 +1,232 @@
+"""ledger show, stats, export, verify: what was answered, and whether all of it is there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inspector.cli.common import Commands, config_option, json_option, load, positive, print_figures, print_json
+from inspector.errors import ConfigError
+
+if TYPE_CHECKING:
+    from inspector.ledger.audit import Filter, Record
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def add(commands: Commands) -> None:
+    """Add these commands."""
+    ledger = commands.group("ledger", "What was answered: look, count, export, verify")
+    places = (config_option, _place_options)
+    ledger.add("show", "The newest answers", _show, *places, _filter_options, _show_options, json_option)
+    ledger.add("stats", "Yield, defects, latency", _stats, *places, _filter_options, json_option)
+    ledger.add("export", "CSV, Parquet, images", _export, *places, _filter_options, _export_options, json_option)
+    ledger.add("verify", "Reconcile all of it; exit 1 on findings", _verify, *places, _verify_options, json_option)
+
+
+def _place_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--state-dir", type=Path, metavar="DIR", help="where ledger.db and images lie")
+
+
+def _place(arguments: argparse.Namespace) -> Path:
+    """The state directory. Raises ConfigError where it has no ledger."""
+    chosen: Path = arguments.state_dir or load(arguments).settings.station.state_dir
+    if not (chosen / "ledger.db").is_file():
+        raise ConfigError(
+            f"no ledger in {chosen}", expected="ledger.db", do="Name the station with --config or --state-dir."
+        )
+    return chosen
+
+
+def _filter_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--since", metavar="TIME", help="2026-03-01, 2026-03-01T06:00, or 8h, 2d before now")
+    sub.add_argument("--until", metavar="TIME", help="exclusive, as --since")
+    sub.add_argument("--verdict", choices=("PASS", "FAIL", "INVALID"))
+    sub.add_argument("--reason", help="of INVALID: LATE, MISSED, ...")
+    sub.add_argument("--part", metavar="ID", help="one part's answers")
+    sub.add_argument("--epoch", type=int, help="one run of the daemon")
+
+
+def _filter(arguments: argparse.Namespace) -> Filter:
+    from inspector.frame import Reason, Verdict
+    from inspector.ledger.audit import Filter
+
+    reason = None
+    if arguments.reason is not None:
+        names = {each.value for each in Reason}
+        if arguments.reason.upper() not in names:
+            known = ", ".join(sorted(names))
+            raise ConfigError("--reason is unknown", expected=f"one of {known}", found=arguments.reason)
+        reason = Reason(arguments.reason.upper())
+    return Filter(
+        since_ns=_when(arguments.since),
+        until_ns=_when(arguments.until),
+        verdict=Verdict(arguments.verdict) if arguments.verdict else None,
+        reason=reason,
+        part_id=arguments.part,
+        epoch=arguments.epoch,
+    )
+
+
+def _when(text: str | None) -> int | None:
+    """Wall time in nanoseconds. A time without a zone is this machine's."""
+    from datetime import datetime
+
+    from inspector.clock import SystemClock
+
+    if text is None:
+        return None
+    ago = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    if ago:
+        return SystemClock().wall_ns() - int(ago[1]) * _SECONDS[ago[2]] * 1_000_000_000
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1e6) * 1000
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError("a time cannot be read", expected="2026-03-01T06:00, or 8h", found=text) from None
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+def _show_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--limit", type=positive, default=20, metavar="N", help="at most so many (default 20)")
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from inspector.ledger.audit import show
+
+    records = show(_place(arguments) / "ledger.db", _filter(arguments), limit=arguments.limit)
+    if arguments.json:
+        print_json({"answers": [record_json(one) for one in records]})
+        return 0
+    for one in records:
+        told = record_json(one)
+        why = told["reason"] or "; ".join(told["rules"])
+        acknowledged = "acked" if one.received_ns is not None else "no ack"
+        number = f"{told['epoch']}-{told['sequence']:06d}"
+        print(f"{told['time']}  {number}  {told['part_id']:<20} {told['verdict']:<7} {acknowledged:<6}  {why}")
+    if not records:
+        print("no answers")
+    return 0
+
+
+def record_json(record: Record) -> dict[str, Any]:
+    """One part: what was sent, what was decided where that differs, and its acknowledgement."""
+    from inspector.ledger.rows import utc_time
+
+    sent, stored = record.sent, record.settled.answer
+    told = asdict(sent) | {
+        "time": utc_time(sent.wall_ns),
+        "verdict": sent.verdict.value,
+        "reason": sent.reason.value if sent.reason is not None else None,
+        "stages_us": dict(stored.stages_us),
+        "defects": [asdict(defect) | {"shape": defect.shape.value} for defect in stored.defects],
+        "acknowledged": None if record.received_wall_ns is None else utc_time(record.received_wall_ns),
+        "truth": record.settled.truth,
+    }
+    if sent.verdict is not stored.verdict:
+        told["stored_verdict"] = stored.verdict.value
+    return told
+
+
+# -- stats -----------------------------------------------------------------------------------------------------------
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    from inspector.ledger.audit import stats
+
+    found = stats(_place(arguments) / "ledger.db", _filter(arguments))
+    figures = asdict(found)
+    figures["yield"] = figures.pop("yield_")
+    if arguments.json:
+        print_json(figures)
+        return 0
+    figures.pop("pareto")
+    print_figures(figures)
+    if found.pareto:
+        print(f"\n{'defect':<10} {'zone':<16} {'count':>7} {'parts':>7} {'share':>7} {'total':>7}")
+    for line in found.pareto:
+        shares = f"{line.share:>7.1%} {line.cumulated:>7.1%}"
+        print(f"{line.shape:<10} {line.zone or '-':<16} {line.defects:>7} {line.parts:>7} {shares}")
+    return 0
+
+
+# -- export ----------------------------------------------------------------------------------------------------------
+
+
+def _export_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--csv", type=Path, metavar="FILE", help="one line a part")
+    sub.add_argument("--parquet", type=Path, metavar="FILE", help="the same; needs pyarrow")
+    sub.add_argument("--images", type=Path, metavar="DIR", help="images and masks as `python -m train` reads them")
+    sub.add_argument(
+        "--masks",
+        choices=("auto", "found", "empty"),
+        default="auto",
+        help="found: as the network saw it; empty: false calls become good parts; auto (default): by the known truth",
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from inspector.ledger.export import export_csv, export_images, export_parquet
+
+    if not (arguments.csv or arguments.parquet or arguments.images):
+        raise ConfigError("nothing to export", do="Give --csv, --parquet or --images.")
+    place, wanted = _place(arguments), _filter(arguments)
+    done: dict[str, Any] = {}
+    tables: list[tuple[str, Path | None, Callable[..., int]]] = [
+        ("csv", arguments.csv, export_csv),
+        ("parquet", arguments.parquet, export_parquet),
+    ]
+    for name, out, export in tables:
+        if out is not None:
+            done[name] = {"file": str(out), "parts": export(place / "ledger.db", out, wanted)}
+    if arguments.images is not None:
+        images = export_images(place / "ledger.db", place / "images", arguments.images, wanted, masks=arguments.masks)
+        done["images"] = {"folder": str(arguments.images), **asdict(images)}
+    if arguments.json:
+        print_json(done)
+    else:
+        print_figures(done)
+    return 0
+
+
+# -- verify ----------------------------------------------------------------------------------------------------------
+
+
+def _verify_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--no-images", action="store_true", help="leave the image store out")
+    sub.add_argument("--deep", action="store_true", help="read every image and compare its digest")
+    sub.add_argument("--quarantine", action="store_true", help="move images that no row knows to quarantine/")
+    sub.add_argument("--strict", action="store_true", help="an answer without acknowledgement is a finding, too")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from inspector.ledger.audit import verify
+
+    place = _place(arguments)
+    store = place / "images"
+    found = verify(
+        place / "ledger.db",
+        store if store.is_dir() and not arguments.no_images else None,
+        quarantine=arguments.quarantine,
+        deep=arguments.deep,
+        strict=arguments.strict,
+    )
+    if arguments.json:
+        print_json(asdict(found))
+        return 0 if found.ok else 1
+    for epoch in found.epochs:
+        opened = "?" if epoch.opened is None else epoch.opened
+        ending = "ended in order" if epoch.closed else "open or killed"
+        counts = (
+            f"{opened} triggers, {epoch.answers} answers, {epoch.receipts} acknowledged, {epoch.overrides} replaced"
+        )
+        print(f"epoch {epoch.epoch}: {counts}, {ending}")
+    for finding in found.findings:
+        print(f"{'known' if finding.known else 'FINDING'}  {finding.kind}: {finding.text}")
+    print(f"{found.rows} rows, {found.pictures} images, head {found.head}: {'ok' if found.ok else 'NOT ok'}")
+    return 0 if found.ok else 1
