@@ -2,8 +2,8 @@
 
 Measures are exact under flips and shifts: differences of pixel positions are taken as whole numbers before they are
 scaled. Length is the largest, width the smallest calliper (Feret diameter) over the blob's pixels, each pixel taken as
-a disc of its own size: a run of n pixels is n long and 1 wide in any direction (to about a tenth of a pixel where the
-map's two scales differ). Unlike the sides of the smallest rectangle, both can only shrink when a blob loses pixels.
+a disc of its own size: a run of n pixels is n long and 1 wide in any direction (where the map's two scales differ, to
+a quarter of a pixel). Unlike the sides of the smallest rectangle, both can only shrink when a blob loses pixels.
 """
 
 from __future__ import annotations
