@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("fit", help="train a network")
     _training_options(each)
     each.add_argument("--resume", action="store_true", help="go on from OUT/last.pt under its own configuration")
+    each.add_argument("--init", type=Path, help="begin with the weights of this checkpoint")
     each.set_defaults(run=_fit)
 
     each = commands.add_parser("evaluate", help="figures, curves and a report of a bundle or checkpoint")
@@ -134,7 +136,9 @@ def configured(args: argparse.Namespace) -> Any:
 def _fit(args: argparse.Namespace) -> int:
     from train.fit import fit
 
-    progress = fit(configured(args), args.data, args.out, resume=args.resume)
+    progress = fit(configured(args), args.data, args.out, resume=args.resume, init=args.init)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     print(f"best validation IoU {progress.best_iou:.4f} in epoch {progress.best_epoch}; {args.out}/best.pt")
     return 0
 

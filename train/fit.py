@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from train.checkpoint import Progress, load, save
+from train.checkpoint import Progress, load, load_network, save
 from train.config import FitConfig, from_json, to_json
 from train.data import Batch, Item, epoch_order, load_items, plain_batches, steps_in, train_batches
 from train.losses import LossParts, total_loss
@@ -174,15 +175,17 @@ class Run:
         return self.progress.epoch >= self.config.epochs or bool(limit_s and self.progress.seconds >= limit_s)
 
 
-def fit(config: FitConfig, data: Path, out: Path, resume: bool = False, stop_after: int = 0) -> Progress:
+def fit(
+    config: FitConfig, data: Path, out: Path, resume: bool = False, stop_after: int = 0, init: Path | None = None
+) -> Progress:
     """Train; leaves ``last.pt``, ``best.pt`` (best validation IoU), ``split.json``, ``config.json`` and TensorBoard
     files in ``out``.
 
     ``resume`` goes on from ``last.pt`` under the configuration that stands in it, bit for bit on the CPU in the same
     precision and thread count; an epoch that was cut short is repeated. ``stop_after`` ends after that many epochs,
-    as a kill would (0 = run to the end).
+    as a kill would (0 = run to the end). ``init``: a checkpoint whose weights a fresh training begins with.
     """
-    run = start(config, data, out, resume)
+    run = start(config, data, out, resume, init)
     config, progress, fabric = run.config, run.progress, run.fabric
     with Monitor(out, config, run.steps_each, quiet=fabric.global_rank != 0, done=progress.epoch) as monitor:
         while not run.over and not (stop_after and progress.epoch >= stop_after):
@@ -210,8 +213,10 @@ def fit(config: FitConfig, data: Path, out: Path, resume: bool = False, stop_aft
     return progress
 
 
-def start(config: FitConfig, data: Path, out: Path, resume: bool) -> Run:
+def start(config: FitConfig, data: Path, out: Path, resume: bool, init: Path | None = None) -> Run:
     """Data, network, optimiser and place in the schedule, fresh or from ``last.pt``."""
+    if init is not None:
+        config = replace(config, started_from=hashlib.sha256(init.read_bytes()).hexdigest())
     saved = load(out / "last.pt") if resume and (out / "last.pt").is_file() else None
     if saved is not None:
         config = from_json(saved["config"])
@@ -230,6 +235,8 @@ def start(config: FitConfig, data: Path, out: Path, resume: bool) -> Run:
 
     fabric.seed_everything(config.seed, verbose=False)
     network = channels_last(LSANet(config.model))
+    if init is not None and saved is None:
+        network.load_state_dict(load_network(init)[0].state_dict())
     model, optimiser = fabric.setup(network, make_optimiser(network, config))
     progress = Progress()
     average = Average(network, config.ema) if config.ema else None

@@ -33,6 +33,8 @@ class LossConfig:
     diff: float = 0.2
     shape_free: bool = False
     bce_share: float = 0.5
+    batch_dice: float = 0.0
+    """Share of the Dice term that is taken over the whole batch instead of per image: there, sound images count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,19 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     return (2 * both + SMOOTH) / (probability.sum(1) + target.sum(1) + SMOOTH)
 
 
-def mask_loss(logits: Tensor, target: Tensor, bce_share: float = 0.5) -> Tensor:
-    """``bce_share`` x BCE + (1 - soft Dice), per image, averaged over the batch: a scalar."""
+def mask_loss(logits: Tensor, target: Tensor, bce_share: float = 0.5, batch_dice: float = 0.0) -> Tensor:
+    """``bce_share`` x BCE + (1 - soft Dice), per image, averaged over the batch: a scalar.
+
+    ``batch_dice`` is the share of the Dice term computed over all pixels of the batch together. Per image, a sound
+    image's term is about 1 and flat until almost nothing is predicted in it, so it teaches little; over the batch
+    every false pixel costs.
+    """
     bce = functional.binary_cross_entropy_with_logits(logits.float(), target.float())
-    return bce_share * bce + (1 - soft_dice(logits, target)).mean()
+    dice = soft_dice(logits, target).mean()
+    if batch_dice:
+        whole = soft_dice(logits.reshape(1, -1), target.reshape(1, -1)).mean()
+        dice = (1 - batch_dice) * dice + batch_dice * whole
+    return bce_share * bce + 1 - dice
 
 
 def mean_squared_difference(v1: Tensor, v2: Tensor, shape_free: bool = False) -> Tensor:
@@ -77,11 +88,11 @@ def difference_loss(v1: Tensor, v2: Tensor, shape_free: bool = False) -> Tensor:
 def total_loss(outputs: Outputs, mask: Tensor, boxes: Tensor, config: LossConfig) -> LossParts:
     """All parts for one batch; ``mask`` and ``boxes`` are n x 1 x H x W with 0 and 1."""
     zero = outputs.logits.new_zeros((), dtype=torch.float32)
-    seg = mask_loss(outputs.logits, mask, config.bce_share)
+    seg = mask_loss(outputs.logits, mask, config.bce_share, config.batch_dice)
     loc, diff, msd = zero, zero, zero
     total = config.seg * seg
     if outputs.location is not None:
-        loc = mask_loss(outputs.location, boxes, config.bce_share)
+        loc = mask_loss(outputs.location, boxes, config.bce_share, config.batch_dice)
         total = total + config.loc * loc  # weight 0 keeps the head in the graph, as DDP needs
     if outputs.shapes is not None:
         with torch.no_grad():

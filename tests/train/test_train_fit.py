@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,33 @@ def test_checkpoint_carries_everything(plain_set: Path, tmp_path: Path) -> None:
     assert not network.training
     assert progress.best_iou == max(r["iou"] for r in progress.history)
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_training_begins_with_given_weights(plain_set: Path, tmp_path: Path) -> None:
+    """``init`` takes over another training's weights, and the checkpoint names where they came from."""
+    fit(small(epochs=1), plain_set, tmp_path / "first")
+    given = tmp_path / "first/best.pt"
+    fit(small(epochs=1, learning_rate=0.0), plain_set, tmp_path / "second", init=given)
+    data = load(tmp_path / "second/last.pt")
+    weights = {k: v for k, v in load_network(given)[0].state_dict().items() if k.endswith("0.weight")}
+    assert weights
+    assert all(torch.equal(data["model"][k], v) for k, v in weights.items())
+    assert data["config"]["started_from"] == hashlib.sha256(given.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(plain_set: Path, tmp_path: Path) -> None:
+    """torchrun with two processes (DDP over gloo) trains, writes one checkpoint and prints one result."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train"]
+    command += ["fit", "--data", str(plain_set), "--layout", "folder", "--out", str(tmp_path), "--recipe", "fast"]
+    command += ["--width", "4", "--batch", "4", "--epochs", "1", "--precision", "f32", "--threads", "1"]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [*command, "--set", "size=64"], cwd=root, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best validation IoU") == 1
+    assert load(tmp_path / "last.pt")["progress"]["epoch"] == 1
 
 
 def test_resume_refuses_another_split(plain_set: Path, tmp_path: Path) -> None:

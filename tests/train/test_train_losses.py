@@ -49,6 +49,18 @@ def test_empty_mask_predicted_empty_costs_nothing() -> None:
     assert float(mask_loss(empty, target)) > 0.5
 
 
+def test_batch_dice_by_hand() -> None:
+    """Its share of the Dice term counts all pixels of the batch together, so that false pixels of sound images cost."""
+    logits, target = torch.randn(3, 1, 4, 4), torch.zeros(3, 1, 4, 4)
+    target[0, 0, :2] = 1
+    p = torch.sigmoid(logits)
+    whole = (2 * (p * target).sum() + SMOOTH) / (p.sum() + target.sum() + SMOOTH)
+    bce = torch.nn.functional.binary_cross_entropy(p, target)
+    expected = 0.5 * bce + 1 - 0.3 * soft_dice(logits, target).mean() - 0.7 * whole
+    assert float(mask_loss(logits, target, batch_dice=0.7)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(mask_loss(logits, target, batch_dice=0.0)) == pytest.approx(float(mask_loss(logits, target)))
+
+
 def test_losses_stay_finite_and_in_fp32() -> None:
     """Huge bf16 logits give finite FP32 losses and gradients."""
     logits = torch.tensor([[[[300.0, -300.0]]]], dtype=torch.bfloat16, requires_grad=True)
