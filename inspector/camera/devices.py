@@ -25,11 +25,11 @@ def simulator() -> Path:
 
 
 def producer_paths(producers: Sequence[Path]) -> tuple[str, ...]:
-    """Absolute paths of the .cti files, each once; none = the simulator. Raises ConfigError for a missing file."""
+    """Absolute paths of the .cti files, each once; none = the simulator. Raises CameraError for a missing file."""
     paths = [Path(path).absolute() for path in producers] or [simulator()]
     for path in paths:
         if not path.is_file():
-            raise ConfigError(f"no GenTL producer at {path}", expected="a .cti file", do="Check camera.producers.")
+            raise CameraError(f"no GenTL producer at {path}", expected="a .cti file", do="Check camera.producers.")
     return tuple(dict.fromkeys(str(path) for path in paths))
 
 
@@ -42,7 +42,7 @@ def told_error(message: Mapping[str, Any]) -> InspectorError:
 def list_devices(producers: Sequence[Path] = (), *, timeout_s: float = 15.0) -> list[DeviceLine]:
     """Every device that the producers (none = the simulator) see now; asked in a process of its own.
 
-    Raises ConfigError for a missing file, CameraError for a producer that fails."""
+    Raises CameraError for a missing file or a producer that fails."""
     order = Order(producer_paths(producers))
     child = CameraProcess("list", order, first=True, hang_s=timeout_s, connect_s=timeout_s)
     answer = child.receive() if child.wait(timeout_s * 1000) else None

@@ -89,6 +89,11 @@ def watch(done: Callable[[], bool]) -> None:
         quiet.wait(0.005)
 
 
+def descriptors() -> int:
+    """Open file descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def count(camera: GenicamCamera, number: int) -> list[Item]:
     return until(camera, lambda items: len(items) >= number)
 
@@ -112,6 +117,8 @@ def test_viky_at_100_hz_loses_nothing() -> None:
         clock=SystemClock(),
         serial="0",
         features=[("PixelFormat", "Mono8"), ("AcquisitionFrameRate", 100.0)],
+        buffers=64,
+        ring_slots=64,
         tell=lambda *_: None,
     )
     camera.open()
@@ -224,6 +231,26 @@ def test_a_stalled_camera_is_not_a_lost_one(bench: Bench) -> None:
     assert all(isinstance(item, Frame) for item in items)
 
 
+def test_a_register_access_that_hangs_costs_only_reported_frames(bench: Bench) -> None:
+    """While a dying link holds the camera process, the producer runs out of buffers: each such frame is MISSED."""
+    camera = bench.camera(buffers=8)
+    camera.open()
+    items = count(camera, 5)
+    bench.control.set(Fault.PORT_HANG_MS, 800)
+    bench.control.set(Fault.STALL_MS, 450)  # silence makes the process ask the camera, and hang there
+    items += until(camera, lambda items: any(isinstance(item, Missed) for item in items))
+    bench.control.set(Fault.PORT_HANG_MS, 0)
+    items += until(camera, lambda items: len(items) > 100 and isinstance(items[-1], Frame))
+    missed = sum(isinstance(item, Missed) for item in items)
+    assert ids(items) == list(range(1, len(items) + 1))
+    assert missed == bench.control.get(Count.UNDERRUNS) > 0
+    watch(lambda: camera.statistics().producer_underruns == missed)
+    assert camera._child is not None
+    camera._child.kill()
+    items += until(camera, lambda _: camera.statistics().reconnects == 1)
+    assert camera.statistics().producer_underruns == missed
+
+
 # -- lost and found -----------------------------------------------------------------------------------------------
 
 
@@ -279,10 +306,25 @@ def test_a_dead_or_standing_camera_process_is_replaced(bench: Bench, how: str) -
     assert bool(bench.told("camera process stands still")) == (how in ("stop", "hang"))
 
 
+def test_signals_for_the_whole_group_are_the_lines_business(bench: Bench) -> None:
+    """Ctrl-C and a service manager's SIGTERM reach the camera process too; it goes on until the line hangs up."""
+    camera = bench.camera()
+    camera.open()
+    before = count(camera, 5)
+    assert camera._child is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(camera._child.pid, number)
+    before += until(camera, lambda items: len(items) > 100)
+    assert ids(before) == list(range(1, len(before) + 1))
+    assert camera.statistics().reconnects == 0
+    assert bench.told("camera process ended") == []
+
+
 def test_unread_frames_outlive_a_reconnect(bench: Bench) -> None:
     """Frames that waited while the camera went and came back are delivered first, then the new ones."""
     camera = bench.camera(features=[("TriggerSource", "Line1"), ("TriggerMode", "On")])
     camera.open()
+    open_fds = descriptors()
     bench.control.trigger(3)
     watch(lambda: bench.control.get(Count.DELIVERED) == 3)
     bench.control.pull()
@@ -294,6 +336,7 @@ def test_unread_frames_outlive_a_reconnect(bench: Bench) -> None:
     assert ids(items) == [1, 2, 3, 4, 5]
     shots = [int.from_bytes(item.pixels[0, :8].tobytes(), "little") for item in items if isinstance(item, Frame)]
     assert shots == [0, 1, 2, 3, 4]
+    assert descriptors() == open_fds
 
 
 def test_while_lost_next_says_nothing(bench: Bench) -> None:
@@ -355,7 +398,7 @@ def test_open_and_close_leave_nothing_behind(bench: Bench, capfd: pytest.Capture
     camera.open()
     count(camera, 3)
     camera.close()
-    open_fds = len(list(Path("/proc/self/fd").iterdir()))
+    open_fds = descriptors()
     for _ in range(2):
         camera.open()
         assert [item.frame_id for item in count(camera, 3)] == [1, 2, 3]
@@ -365,7 +408,7 @@ def test_open_and_close_leave_nothing_behind(bench: Bench, capfd: pytest.Capture
         camera.close()
         assert camera.next(0.0) is None
         assert not Path(f"/proc/{pid}").exists()
-    assert len(list(Path("/proc/self/fd").iterdir())) == open_fds
+    assert descriptors() == open_fds
     assert capfd.readouterr() == ("", "")
     assert bench.control.get(Count.OWNER) == 0
 
@@ -458,7 +501,7 @@ def test_producers_that_are_none(tmp_path: Path) -> None:
     text.write_text("not a library")
     library.write_bytes((simulator().parent / "libMathParser_gcc8_v3_5.so").read_bytes())
     for path, kind, words in (
-        (missing, ConfigError, "no GenTL producer at"),
+        (missing, CameraError, "no GenTL producer at"),
         (text, CameraError, "cannot be loaded"),
         (library, CameraError, "GenTL producer"),
     ):
