@@ -228,6 +228,19 @@ class TestInt8:
         assert set(report["plan"]["parity"]["flipped"]) <= {f"{i}.png" for i in range(1, 40, 2)}
         assert "not those of the calibration" in report["plan"]["parity"]["source"]
 
+    def test_the_halves_stay_together(self, bundle: Bundle) -> None:
+        """Image, name, map and verdict of a part go to the same side."""
+        pixels = np.zeros((41, *SIZE), np.uint8)
+        pixels[:] = np.arange(41, dtype=np.uint8)[:, None, None]
+        maps = pixels.astype(np.float32) / 100
+        words = tuple(str(n) for n in range(41))
+        calibration, proof = build._split(bundle, Reference(ProofImages(pixels, "made", words), maps, words))
+        assert [round(float(each[0, 0]) * 100) for each in calibration.maps] == list(range(0, 41, 2))
+        assert calibration.tensors.shape == (21, 1, *SIZE)
+        assert [int(each[0, 0]) for each in proof.images.images] == list(range(1, 41, 2))
+        assert [round(float(each[0, 0]) * 100) for each in proof.maps] == list(range(1, 41, 2))
+        assert proof.images.names == proof.verdicts == words[1::2]
+
     def test_it_starts_again_as_it_was_proven(self, bundle: Bundle) -> None:
         """The installed plan passes its self-test."""
         images = ProofImages(networks.images(8, SIZE), "noise")
