@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -11,7 +12,7 @@ from ledger_parts import Kill, Make, Open, make_evidence, make_part
 
 from inspector.clock import PushedClock
 from inspector.errors import LedgerError
-from inspector.frame import Evidence, Reason, Receipt, Verdict
+from inspector.frame import Evidence, Reason, Receipt, Settled, Verdict
 from inspector.ledger.audit import Filter, Finding, Verification, show, stats, verify
 from inspector.ledger.book import Book, Note, Override
 from inspector.ledger.pictures import Index, read_index
@@ -283,7 +284,8 @@ def test_stats_are_what_the_rows_say(open_book: Open, path: Path, part: Make) ->
     book = open_book()
     answers = [("a", Verdict.FAIL), ("a", Verdict.PASS), ("b", Verdict.PASS), ("", Verdict.PASS), ("", Verdict.FAIL)]
     book.write([part(1, n, verdict, part_id=name) for n, (name, verdict) in enumerate(answers, start=1)])
-    book.write([part(1, 6, Verdict.INVALID, reason=Reason.RESTARTED, part_id="c"), Receipt(1, 1, 9)])
+    restarted = part(1, 6, Verdict.INVALID, reason=Reason.RESTARTED, part_id="c").answer
+    book.write([Settled(replace(restarted, settled_ns=restarted.taken_ns + 1_000_000_000)), Receipt(1, 1, 9)])
     found = stats(path)
     assert (found.answers, found.passed, found.failed, found.invalid) == (6, 3, 2, 1)
     assert found.reasons == {"RESTARTED": 1}

@@ -181,6 +181,20 @@ def test_a_tool_that_holds_the_file_makes_the_write_fail_whole(open_book: Open, 
     assert book.statistics().failures == 1
 
 
+def test_a_write_that_fails_half_way_is_rolled_back(open_book: Open, path: Path, part: Make) -> None:
+    """SQLite leaves the transaction open after a constraint: the book ends it, and finds the chain's end again."""
+    book = open_book()
+    book.write([part(1, 1)])
+    with apsw.Connection(str(path)) as other:
+        other.execute("INSERT INTO events SELECT max(link) + 2, 1, 'foreign', '', 0, 0, 0, x'00' FROM answers")
+    with pytest.raises(LedgerError):
+        book.write([part(1, 2), Note(1, "reload", "")])
+    assert [row[2] for row in rows_of(path, "answers")] == [1]
+    book.write([part(1, 2), Note(1, "reload", "")])
+    assert [row[2] for row in rows_of(path, "answers")] == [1, 2]
+    assert breaks(path) == [(3, "the row is missing")]
+
+
 def test_a_locked_file_refuses_the_start(open_book: Open, path: Path, clock: PushedClock) -> None:
     """A ledger that another program holds is not damaged: it is left in place."""
     open_book().close()

@@ -264,6 +264,53 @@ def test_what_a_kill_interrupted_is_finished_at_the_next_start(open_store: Calla
     assert store.statistics().used_bytes == rows[0].blocks_bytes + rows[3].blocks_bytes
 
 
+class Killed(BaseException):
+    """Stands for kill -9 at a chosen point: nothing after it runs."""
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_kill_while_removing_is_finished_at_the_next_start(
+    open_store: Callable[..., Store], clock: PushedClock, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """Whichever file was the last to go, index and disk agree afterwards and nothing removed comes back."""
+    store = open_store(keep_days=1.0)
+    for number in (1, 2):
+        save(store, number)
+    clock.push(2 * DAY_NS)
+    real, calls = Path.unlink, 0
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise Killed
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(Killed):
+        store.step(0)
+    monkeypatch.undo()
+    store._index.close()  # type: ignore[union-attr]
+    store._index = None
+    again = open_store(keep_days=1.0)
+    assert _files(again.root) == {name for each in read_index(again.root) for name in each.names} == set()
+
+
+def test_no_reader_ever_sees_half_an_image(open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written under another, hidden name and renamed when whole."""
+    store = open_store()
+    real, written = Path.write_bytes, []
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        written.append(path.name)
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    save(store, 1)
+    assert written == [".000001-000000001.png.part"] * 2
+    assert {Path(name).name for name in _files(store.root)} == {"000001-000000001.png"}
+
+
 def _save_for_ever(root: Path, busy: Event) -> None:
     store = Store(
         root, policy=ALL, quota_bytes=600 << 10, keep_days=1.0, clock=PushedClock(), min_free_bytes=0, capacity=64
