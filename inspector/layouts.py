@@ -166,7 +166,7 @@ def _refuse(path: Path, found: str) -> ConfigError:
 
 
 def _damage(data: bytes) -> str:
-    """What is wrong with the bytes, or empty. Decoders fill up a truncated JPEG with grey and say nothing."""
+    """What is wrong with the bytes, or empty. Some decoders fill a truncated JPEG up with grey and only warn."""
     if not data:
         return "an empty file"
     if data.startswith(b"\xff\xd8"):

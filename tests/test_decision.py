@@ -100,6 +100,7 @@ def test_one_pixel_fails_without_limits() -> None:
 def test_mask_is_the_thresholded_map(seed: int, threshold: float) -> None:
     """The mask is exactly ``map >= threshold``, whatever the rules and zones make of it."""
     scores = random_map(seed)
+    scores[40, 40], scores[42, 42] = threshold, np.nextafter(np.float32(threshold), np.float32(0))
     zones = (Zone("rim", Zone.rectangle(0, 0, SIZE, 9), ignore=True),)
     for rules in (Rules(threshold), Rules(threshold, Limits(min_area_px=1e9), zones=zones)):
         _, mask = decide(scores, rules, SCALED)

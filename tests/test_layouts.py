@@ -161,8 +161,10 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
     for keep in (0, 1, 7, len(whole) // 10, len(whole) // 2, len(whole) - 200):
         path = tmp_path / f"cut{suffix}"
         path.write_bytes(whole[:keep])
-        with pytest.raises(ConfigError, match="cannot be used"):
+        with pytest.raises(ConfigError, match="cannot be used") as caught:
             read_grey(path)
+        if keep > 7 and suffix in {".png", ".jpg", ".bmp"}:  # not left to the decoder, which may differ by release
+            assert "truncated" in str(caught.value)
 
 
 def test_flipped_byte_in_png_is_refused(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_flipped_byte_in_png_is_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x10
     path.write_bytes(bytes(data))
-    with pytest.raises(ConfigError, match="cannot be used"):
+    with pytest.raises(ConfigError, match="checksum"):
         read_grey(path)
 
 
