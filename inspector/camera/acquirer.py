@@ -177,6 +177,7 @@ class Acquirer:
                     if not self._session.alive():
                         raise LinkLost("no frames, and the camera does not answer")
         finally:
+            gc.unfreeze()  # or the old acquirer's cycles would never be collected
             ring.close()
 
     def _hand_over(self, taken: Taken, window: tuple[slice, slice], ring: RingWriter) -> None:
