@@ -8,11 +8,10 @@ from typing import Any
 
 from inspector.clock import Clock
 from inspector.config import Settings
-from inspector.decision import Limits, Rules, Zone
+from inspector.decision import Rules
 from inspector.engine import Engine
 from inspector.engine.bundle import Bundle, load_bundle
 from inspector.engine.choose import Opened, open_engine, self_test, warm_up
-from inspector.errors import ConfigError
 from inspector.fittings import Recipe
 from inspector.frame import Hashes
 from inspector.preprocess import Calibration, Preprocess, load_calibration
@@ -43,18 +42,11 @@ def read_ingredients(settings: Settings, clock: Clock) -> Ingredients:
     calibration.check_expiry(clock.wall_ns())
     preprocess = Preprocess(calibration, height=bundle.height, width=bundle.width, mean=bundle.mean, std=bundle.std)
     rules = read_rules(settings, bundle)
-    in_mm = {name for limits in _all_limits(rules) for name in limits.needs_scale}
-    if in_mm and calibration.file.scale is None:
-        raise ConfigError(
-            f"rules in millimetres need a calibrated scale: {', '.join(sorted(in_mm))}",
-            do="Run `inspector calibrate scale`, or give these limits in pixels",
-        )
+    roi, scale = calibration.file.roi, calibration.file.scale
+    tiled = preprocess.tiled and roi is not None
+    height, width = (roi.h, roi.w) if tiled and roi is not None else (bundle.height, bundle.width)
+    rules.check(height, width, scale.mm_per_px if scale is not None else None)
     return Ingredients(bundle, calibration, preprocess, rules, settings.short_hash())
-
-
-def _all_limits(rules: Rules) -> list[Limits]:
-    holders: list[Rules | Zone] = [rules, *rules.zones]
-    return [limits for one in holders for limits in (one.limits, one.review) if limits is not None]
 
 
 def read_rules(settings: Settings, bundle: Bundle) -> Rules:
