@@ -191,6 +191,12 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
 
+    @model_validator(mode="after")
+    def _one_view_where_announced(self) -> Settings:
+        if self.link.announcements and self.camera.views > 1:
+            raise ValueError("link.announcements goes with camera.views = 1: an announcement names one frame")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -85,3 +85,9 @@ def test_the_settings_hash_follows_what_decides() -> None:
     assert load(None, {}, log={"level": "debug"}).settings.short_hash() == base
     assert load(None, {}, timing={"gate_ms": 151.0}).settings.short_hash() != base
     assert load(None, {}, decision={"threshold": 0.4}).settings.short_hash() != base
+
+
+def test_announcements_go_with_one_view() -> None:
+    """What does not fit together is refused before the line starts."""
+    with pytest.raises(ConfigError, match=r"camera\.views = 1"):
+        load(None, {}, link={"announcements": True}, camera={"views": 2})
