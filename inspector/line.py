@@ -62,6 +62,7 @@ class Line:
         self._views: dict[int, list[Decision]] = {}
         self._last_part = 0
         self._unwritten: list[Row] = []
+        self._lost_rows: Channel[int] = Channel(65_536)
         self._busy_ns = clock.now_ns()
 
     def use(self, recipe: Recipe) -> None:
@@ -205,16 +206,19 @@ class Line:
             self._to_book(settled)
 
     def _to_book(self, row: Row) -> None:
-        if self.rows.offer(row) is not None:
+        displaced = self.rows.offer(row)
+        if displaced is not None:
             # The part itself stays in the docket: its due time sends it out as UNRECORDED.
             self.unbooked += 1
+            if isinstance(displaced, Settled):
+                self._lost_rows.offer(displaced.answer.sequence)
             self.conditions.raise_fault("ledger", f"{self.unbooked} rows lost: the ledger is too slow or stuck")
 
     # -- book thread ---------------------------------------------------------------------------------------------
 
     def book(self) -> None:
         """Commit what waits, then pass it on: a PASS or FAIL that is sent has been committed."""
-        batch = self._unwritten or self.rows.take_all(POLL_S)
+        batch = self._unwritten or [*self._gaps(), *self.rows.take_all(POLL_S)]
         if not batch:
             return
         try:
@@ -231,6 +235,18 @@ class Line:
                 self.committed.offer(row)
                 self._on_booked(row)
         self.link.wake()
+
+    def _gaps(self) -> list[Row]:
+        """Rows that were displaced for ever are told as gaps, so that the ledger accounts for every number."""
+        lost = sorted(self._lost_rows.take_all(0, limit=65_536))
+        ranges: list[tuple[int, int]] = []
+        for sequence in lost:
+            if ranges and sequence == ranges[-1][1] + 1:
+                ranges[-1] = (ranges[-1][0], sequence)
+            else:
+                ranges.append((sequence, sequence))
+        wall_ns, epoch = self.clock.wall_ns(), self.docket.epoch
+        return [Note(wall_ns, "gap", "rows displaced by newer ones", epoch, first, last) for first, last in ranges]
 
     # -- answer thread -------------------------------------------------------------------------------------------
 

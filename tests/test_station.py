@@ -259,3 +259,42 @@ def test_an_engine_that_differs_from_its_reference_images_is_refused(tmp_path: P
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(EngineError):
         finish(settings(tmp_path, engine={"bundle": bundle}), 1)
+
+
+def test_rows_displaced_for_ever_are_told_as_gaps(tmp_path: Path) -> None:
+    """The ledger accounts for every number: a row that found no room is a gap, not a hole."""
+    from inspector.clock import PushedClock
+    from inspector.conditions import Conditions
+    from inspector.decision import Alarms
+    from inspector.docket import Docket
+    from inspector.fittings import Pace
+    from inspector.flow import Channel
+    from inspector.frame import Missed
+    from inspector.ledger.book import Note
+    from inspector.line import Line
+
+    clock, written = PushedClock(), []
+    docket = Docket(epoch=4, gate_ns=100, slack_ns=10, commit_margin_ns=0)
+    ledger: Any = type("Ledger", (), {"durable": 0, "write": staticmethod(written.extend)})()
+    link: Any = type("Link", (), {"wake": lambda self: None})()
+    camera: Any = None
+    line = Line(
+        camera=camera,
+        docket=docket,
+        ledger=ledger,
+        link=link,
+        clock=clock,
+        conditions=Conditions(clock),
+        alarms=Alarms(0, 1),
+        pace=Pace(),
+        queue=1,
+    )
+    line.rows = Channel(2)
+    for frame_id in range(1, 7):
+        missed = Missed(frame_id, clock.now_ns())
+        entry = line._open_part(missed)
+        assert entry is not None
+        line._forward(entry, missed)
+    line.book()
+    gaps = [row for row in written if isinstance(row, Note)]
+    assert [(gap.kind, gap.epoch, gap.first, gap.last) for gap in gaps] == [("gap", 4, 1, 4)]
