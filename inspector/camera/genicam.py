@@ -68,7 +68,7 @@ class GenicamCamera:
         buffers: int = 32,
         window: tuple[int, int, int, int] | None = None,
         frame_id_bits: int = 64,
-        ring_slots: int = 16,
+        ring_slots: int = 32,
         max_gap: int = 1000,
         hang_s: float = 4.0,
         connect_s: float = 15.0,
@@ -116,8 +116,8 @@ class GenicamCamera:
     def open(self) -> None:
         """Starts the camera's process and waits until it streams.
 
-        Raises ConfigError (producer file missing, several cameras match, window outside the image, not Mono8, wrong
-        type of a feature's value) or CameraError (no such camera, busy, feature refused, driver fails)."""
+        Raises ConfigError (several cameras match, window outside the image, not Mono8, wrong type of a feature's value)
+        or CameraError (producer file missing, no such camera, busy, feature refused, driver fails)."""
         self.close()
         self._reset()
         self._order = replace(self._asked, producers=producer_paths(self._producers))

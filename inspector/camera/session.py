@@ -49,7 +49,7 @@ class Order:
     features: tuple[Feature, ...] = ()
     buffers: int = 32
     window: tuple[int, int, int, int] | None = None
-    ring_slots: int = 16
+    ring_slots: int = 32
     patience_s: float = 5.0
     """How long to ask for a camera that is in use: one whose owner crashed stays so until its heartbeat runs out."""
 
