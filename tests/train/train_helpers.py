@@ -32,5 +32,7 @@ def draw_set(root: Path, count: int, size: int = 64) -> Path:
 
 def small(**changes: Any) -> FitConfig:
     """A recipe that trains in seconds: width 4, 64 x 64, float32."""
-    config = replace(recipe("fast", "folder", 4), size=64, batch=4, epochs=4, warmup_steps=2, precision="f32", ema=0.9)
+    config = replace(
+        recipe("fast", "folder", 4), size=64, batch=4, epochs=4, warmup_steps=2, precision="f32", ema=0.9, threads=1
+    )
     return replace(config, **changes)
