@@ -59,7 +59,7 @@ def read_rules(settings: Settings, bundle: Bundle) -> Rules:
     return Rules.parse(_without_empty(table))
 
 
-def engine_opener(settings: Settings) -> OpenEngine:
+def engine_opener(settings: Settings, *, throughput: bool = False) -> OpenEngine:
     """How the settings want the engine opened; tests and the drill hand in another."""
     wanted = settings.engine
 
@@ -71,6 +71,7 @@ def engine_opener(settings: Settings) -> OpenEngine:
             threads=wanted.threads,
             pinning=wanted.pinning,
             cache_dir=settings.station.state_dir / "cache",
+            throughput=throughput,
         )
 
     return opener

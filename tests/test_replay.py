@@ -56,6 +56,18 @@ def test_two_runs_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "overlays").rglob("*.png"))) == 9
 
 
+def test_throughput_gives_the_same_verdicts(folder: Path, tmp_path: Path) -> None:
+    """Many at a time or one: the order and the verdicts are the same."""
+    replay(folder, _settings(), results=tmp_path / "one.jsonl")
+    replay(folder, _settings(), results=tmp_path / "many.jsonl", throughput=True)
+    one, many = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in ("one", "many")
+    )
+    assert [(row["image"], row["verdict"], row["reason"]) for row in one] == [
+        (row["image"], row["verdict"], row["reason"]) for row in many
+    ]
+
+
 def test_an_unreadable_image_is_invalid_with_the_cause(folder: Path, tmp_path: Path) -> None:
     """It is in the results like any other, with its reason."""
     replay(folder, _settings(), results=tmp_path / "r.jsonl")

@@ -35,6 +35,7 @@ def _replay_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--layout", default="auto", help="auto, folder, kolektor-sdd, magnetic-tile or neu-seg")
     sub.add_argument("--results", type=Path, metavar="FILE.jsonl", help="write one line per image")
     sub.add_argument("--overlays", type=Path, metavar="DIR", help="write annotated images")
+    sub.add_argument("--throughput", action="store_true", help="many images in the engine at a time")
     sub.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
 
 
@@ -54,6 +55,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             results=arguments.results,
             overlays=arguments.overlays,
             limit=arguments.limit,
+            throughput=arguments.throughput,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if arguments.json:
