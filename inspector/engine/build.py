@@ -68,6 +68,7 @@ def build_plan(
     limits: Limits | None = None,
     force: bool = False,
     threads: int = 0,
+    runs: int = 1000,
     recipes: Sequence[Recipe] = LADDER,
     progress: Progress = _silent,
     clock: Clock | None = None,
@@ -77,6 +78,7 @@ def build_plan(
     ``images``: what to calibrate and prove on; None = the bundle's reference images. From 40 images on, INT8 is
     calibrated on every second one and proven on the others. ``force`` installs a plan beyond the limits, which then
     runs only where it is named. Of the INT8 ``recipes`` the first within the limits is taken, else the nearest.
+    ``threads``: 0 = physical cores that this process may use; ``runs``: inferences timed, fewer on a slow machine.
     Returns the report: backend, precision, device, verdict_flips, images, mask_iou, max_abs_diff, latency_ms,
     fp32_latency_ms, speedup, installed, beyond (why not), attempts, plan (the passport).
     Raises EngineError where it cannot be compiled, ConfigError for an unknown back end or precision.
@@ -108,7 +110,7 @@ def build_plan(
                 break
         if best is None:
             raise ConfigError("INT8 needs at least one recipe")
-        times = _race(bundle, best, options, clock, progress)
+        times = _race(bundle, best, options, runs, clock, progress)
         return _conclude(bundle, best, times, limits, force, attempts, utc(clock.wall_ns()))
 
 
@@ -238,7 +240,7 @@ def _rank(proven: _Proven) -> tuple[bool, int, float]:
 
 
 def _race(
-    bundle: Bundle, proven: _Proven, options: CpuOptions, clock: Clock, progress: Progress
+    bundle: Bundle, proven: _Proven, options: CpuOptions, runs: int, clock: Clock, progress: Progress
 ) -> dict[str, dict[str, Any]]:
     """Latency of the plan and of OpenVINO FP32 on this machine's CPU."""
     plan = _open(bundle, proven.draft, proven.info, options)
@@ -246,7 +248,7 @@ def _race(
         fp32 = open_fp32(bundle, "openvino", options)
         try:
             batch = bundle.normalise(bundle.golden()[0][:1])
-            return latency({"plan": plan, "fp32": fp32}, batch, clock, progress)
+            return latency({"plan": plan, "fp32": fp32}, batch, clock, progress, runs)
         finally:
             fp32.close()
     finally:

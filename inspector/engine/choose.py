@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inspector.engine import Engine, EngineInfo
-from inspector.engine.bundle import Bundle
+from inspector.engine.bundle import MANIFEST, Bundle
 from inspector.engine.cpu import CpuOptions, plan_hash
+from inspector.engine.files import check_trusted
 from inspector.engine.machine import cpu
 from inspector.engine.proof import SelfTest, rebuild_command, self_test, warm_up
 from inspector.errors import ConfigError, EngineError
@@ -84,8 +85,8 @@ def open_engine(
     wanted = [
         c for c in candidates(bundle) if backend in {"auto", c.plan.backend} and precision in {"auto", c.plan.precision}
     ]
-    best = _best(wanted, named="auto" not in {backend, precision})
     from_onnx = precision in {"auto", "fp32"} and backend != "tensorrt"
+    best = _best(wanted, named="auto" not in {backend, precision}, from_onnx=from_onnx)
     if best is not None:
         engine = open_plan(bundle, best.plan, options)
         return Opened(engine, _reason(best.plan, wanted, backend, precision) + remark)
@@ -110,6 +111,9 @@ def open_plan(bundle: Bundle, plan: Passport, options: CpuOptions) -> Engine:
     """Open one plan after its file hashes, whatever the passport says of its speed. Raises EngineError."""
     for entry in plan.files[1:]:
         bundle.read(entry.file, entry.sha256)
+    if plan.backend == "tensorrt":
+        check_trusted(bundle.name, bundle.file(plan.files[0].file))
+        check_trusted(bundle.name, bundle.path / MANIFEST)
     content = bundle.read(plan.files[0].file, plan.files[0].sha256)
     info = EngineInfo(
         bundle=bundle.name,
@@ -219,12 +223,13 @@ def _why_stale_cpu(plan: Passport) -> str:
     return ""
 
 
-def _best(wanted: list[Candidate], named: bool) -> Candidate | None:
+def _best(wanted: list[Candidate], *, named: bool, from_onnx: bool) -> Candidate | None:
     # A forced plan is beyond the parity limits: it runs only where back end and precision are both named.
     fitting = [c for c in wanted if c.fits and (named or not c.plan.forced)]
     # Each speed-up was taken against FP32 in the plan's own run; times of different runs do not compare.
     best = max(fitting, key=lambda c: (c.plan.speedup, c.plan.id), default=None)
-    return best if best is not None and (named or best.plan.speedup >= 1.0) else None
+    slower = best is not None and best.plan.speedup < 1.0
+    return None if slower and from_onnx and not named else best
 
 
 def _reason(plan: Passport, wanted: list[Candidate], backend: str, precision: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def inside(root: Path, name: str) -> Path:
             do="Do not use this bundle; export it again.",
         )
     return path
+
+
+def check_trusted(bundle: str, path: Path) -> None:
+    """Raise EngineError where others than its owner, us and root may change ``path`` or its directory.
+
+    For plans that run code when they are loaded: their hash stands beside them, so whoever may write, may replace both.
+    """
+    for each in (path, path.parent):
+        facts = each.stat()
+        if facts.st_mode & stat.S_IWOTH or facts.st_uid not in {0, os.geteuid()}:
+            raise EngineError(
+                f"bundle {bundle}: {path.name} could have been replaced by another user",
+                expected="owner root or this user, not writable by others",
+                found=f"{each} owner {facts.st_uid}, mode {stat.S_IMODE(facts.st_mode):o}",
+                do=f"Check where it is from, then: chown and chmod o-w {each}",
+            )
 
 
 def read_hashed(root: Path, bundle: str, name: str, expected: str) -> bytes:

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import sys
+import threading
 from pathlib import Path
 
 import networks
@@ -18,7 +19,7 @@ from inspector.engine import EngineInfo, build
 from inspector.engine.build import Limits, ProofImages, build_plan
 from inspector.engine.bundle import Bundle, load_bundle
 from inspector.engine.choose import candidates, open_engine, self_test
-from inspector.engine.install import install
+from inspector.engine.install import install, locked
 from inspector.engine.int8 import Recipe
 from inspector.engine.manifest import Passport
 from inspector.engine.measure import Reference, compare, latency, percentiles
@@ -52,7 +53,7 @@ def noise() -> ProofImages:
 class TestInstalling:
     def test_a_proven_plan_gets_its_passport(self, bundle: Bundle, noise: ProofImages) -> None:
         """The manifest holds what was built, where, from what, and how it compared; the files match their hashes."""
-        report = build_plan(bundle, "openvino", "fp16", judge=judge, images=noise)
+        report = build_plan(bundle, "openvino", "fp16", judge=judge, runs=50, images=noise)
         again = load_bundle(bundle.path)
         plan = again.plans[0]
         assert report["installed"]
@@ -73,7 +74,7 @@ class TestInstalling:
 
     def test_a_plan_without_files_of_its_own_names_the_onnx(self, bundle: Bundle, noise: ProofImages) -> None:
         """FP32 is compiled from model.onnx at start; its passport adds the measurement."""
-        build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=noise)
         plan = load_bundle(bundle.path).plans[0]
         assert [(entry.file, entry.sha256) for entry in plan.files] == [("model.onnx", bundle.onnx_sha256)]
         assert not (bundle.path / "plans").exists()
@@ -81,7 +82,7 @@ class TestInstalling:
     def test_building_again_replaces(self, bundle: Bundle, noise: ProofImages) -> None:
         """One plan for a back end, precision and machine; the old one's files go."""
         for recipe in QUICK:
-            build_plan(bundle, "openvino", "int8", judge=judge, images=noise, limits=LOOSE, recipes=[recipe])
+            build_plan(bundle, "openvino", "int8", judge=judge, runs=50, images=noise, limits=LOOSE, recipes=[recipe])
         plans = load_bundle(bundle.path).plans
         assert [plan.settings["recipe"] for plan in plans] == [QUICK[1].name]
         assert [each.name for each in (bundle.path / "plans").iterdir()] == [plans[0].id]
@@ -92,31 +93,45 @@ class TestInstalling:
 
     def test_nothing_stays_of_the_build(self, bundle: Bundle, noise: ProofImages) -> None:
         """No scratch directory is left in the bundle."""
-        build_plan(bundle, "openvino", "fp16", judge=judge, images=noise)
+        build_plan(bundle, "openvino", "fp16", judge=judge, runs=50, images=noise)
         names = {each.name for each in bundle.path.iterdir()}
         assert names == {"manifest.json", "model.onnx", "golden.npz", "plans", ".lock"}
 
     def test_another_machines_plan_stays(self, bundle: Bundle, noise: ProofImages) -> None:
         """A bundle that serves several hosts keeps the plan of each."""
-        report = build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        report = build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=noise)
         other = json.loads(json.dumps(report["plan"]))
         other["id"], other["machine"]["device"] = "openvino-fp32-elsewhere", "Another CPU"
         install(load_bundle(bundle.path), other, ())
-        build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=noise)
         assert len(load_bundle(bundle.path).plans) == 2
 
     def test_a_bundle_exported_anew_gets_no_old_plan(
         self, bundle: Bundle, noise: ProofImages, make_bundle: MakeBundle
     ) -> None:
         """A plan that was built while the bundle became another network is not entered."""
-        report = build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        report = build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=noise)
         make_bundle(networks.lsa_like(9, SIZE), SIZE)
         with pytest.raises(EngineError, match="exported anew"):
             install(bundle, report["plan"], ())
 
+    def test_an_install_waits_for_the_other(self, bundle: Bundle, noise: ProofImages) -> None:
+        """While one holds the bundle's lock, another does not read the manifest that it will replace."""
+        report = build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=noise)
+        other = json.loads(json.dumps(report["plan"]))
+        other["id"], other["machine"]["device"] = "openvino-fp32-elsewhere", "Another CPU"
+        thread = threading.Thread(target=install, args=(load_bundle(bundle.path), other, ()))
+        with locked(bundle.path):
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive()
+            assert len(load_bundle(bundle.path).plans) == 1
+        thread.join()
+        assert len(load_bundle(bundle.path).plans) == 2
+
     def test_two_builds_at_a_time_lose_nothing(self, bundle: Bundle, noise: ProofImages) -> None:
         """Processes that install side by side each find their passport in the manifest."""
-        report = build_plan(bundle, "openvino", "fp32", judge=judge, images=noise)
+        report = build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=noise)
         context = multiprocessing.get_context("spawn")
         workers = [
             context.Process(target=_install_many, args=(str(bundle.path), report["plan"], number, list(sys.path)))
@@ -143,7 +158,7 @@ class TestRefusing:
     def test_a_plan_beyond_the_limits_is_not_installed(self, bundle: Bundle, noise: ProofImages) -> None:
         """A verdict that flips is named, the plan refused, the manifest untouched."""
         before = (bundle.path / "manifest.json").read_bytes()
-        report = build_plan(bundle, "openvino", "fp16", judge=strict, images=noise)
+        report = build_plan(bundle, "openvino", "fp16", judge=strict, runs=50, images=noise)
         assert not report["installed"]
         assert report["verdict_flips"] == 6
         assert "6 verdicts flip, 0 may" in report["beyond"]
@@ -160,13 +175,13 @@ class TestRefusing:
     )
     def test_each_limit_counts(self, bundle: Bundle, noise: ProofImages, limits: Limits, word: str) -> None:
         """Mask overlap and map difference refuse a plan as verdicts do."""
-        report = build_plan(bundle, "openvino", "fp16", judge=judge, images=noise, limits=limits)
+        report = build_plan(bundle, "openvino", "fp16", judge=judge, runs=50, images=noise, limits=limits)
         assert not report["installed"]
         assert any(word in reason for reason in report["beyond"])
 
     def test_by_force_it_is_installed_and_marked(self, bundle: Bundle, noise: ProofImages) -> None:
         """`--force` installs, the passport says that it was forced and why, and auto leaves it alone."""
-        report = build_plan(bundle, "openvino", "fp16", judge=strict, images=noise, force=True)
+        report = build_plan(bundle, "openvino", "fp16", judge=strict, runs=50, images=noise, force=True)
         assert report["installed"]
         plan = load_bundle(bundle.path).plans[0]
         assert plan.forced
@@ -181,19 +196,19 @@ class TestRefusing:
     def test_wrong_images(self, bundle: Bundle, images: np.ndarray) -> None:
         """Images that the network cannot take are a configuration error."""
         with pytest.raises(ConfigError, match="do not fit"):
-            build_plan(bundle, "openvino", "fp32", judge=judge, images=ProofImages(images, "x"))
+            build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=ProofImages(images, "x"))
 
     @pytest.mark.parametrize(("backend", "precision"), [("auto", "fp32"), ("openvino", "auto"), ("openvino", "fp8")])
     def test_wrong_words(self, bundle: Bundle, backend: str, precision: str) -> None:
         """A plan is built for one back end and one precision that it offers."""
         with pytest.raises(ConfigError):
-            build_plan(bundle, backend, precision, judge=judge)
+            build_plan(bundle, backend, precision, judge=judge, runs=50)
 
     def test_a_broken_compilation_leaves_the_bundle(
         self, bundle: Bundle, noise: ProofImages, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An error on the way leaves manifest and plans as they were."""
-        build_plan(bundle, "openvino", "fp16", judge=judge, images=noise)
+        build_plan(bundle, "openvino", "fp16", judge=judge, runs=50, images=noise)
         before = (bundle.path / "manifest.json").read_bytes()
 
         def die(*_: object) -> None:
@@ -201,7 +216,7 @@ class TestRefusing:
 
         monkeypatch.setattr(build, "_race", die)
         with pytest.raises(EngineError, match="no space"):
-            build_plan(load_bundle(bundle.path), "openvino", "fp16", judge=judge, images=noise)
+            build_plan(load_bundle(bundle.path), "openvino", "fp16", judge=judge, runs=50, images=noise)
         assert (bundle.path / "manifest.json").read_bytes() == before
         assert [each.name for each in bundle.path.iterdir() if each.name.startswith(".building")] == []
 
@@ -210,10 +225,14 @@ class TestInt8:
     def test_the_first_recipe_within_the_limits_is_taken(self, bundle: Bundle) -> None:
         """Recipes are tried in order; what each gave is in the report."""
         images = ProofImages(networks.images(8, SIZE), "noise")
-        report = build_plan(bundle, "openvino", "int8", judge=judge, images=images, limits=LOOSE, recipes=QUICK)
+        report = build_plan(
+            bundle, "openvino", "int8", judge=judge, runs=50, images=images, limits=LOOSE, recipes=QUICK
+        )
         assert [attempt["recipe"] for attempt in report["attempts"]] == ["mixed"]
         never = Limits(verdict_flips=0, mask_iou=1.0)
-        report = build_plan(bundle, "openvino", "int8", judge=strict, images=images, limits=never, recipes=QUICK)
+        report = build_plan(
+            bundle, "openvino", "int8", judge=strict, runs=50, images=images, limits=never, recipes=QUICK
+        )
         assert [attempt["recipe"] for attempt in report["attempts"]] == [recipe.name for recipe in QUICK]
         assert not report["installed"]
 
@@ -221,7 +240,15 @@ class TestInt8:
         """From 40 images on, a plan is proven on images that it was not calibrated with."""
         images = ProofImages(networks.images(40, SIZE), "noise", tuple(f"{i}.png" for i in range(40)))
         report = build_plan(
-            bundle, "openvino", "int8", judge=strict, images=images, limits=LOOSE, recipes=QUICK[:1], force=True
+            bundle,
+            "openvino",
+            "int8",
+            judge=strict,
+            runs=50,
+            images=images,
+            limits=LOOSE,
+            recipes=QUICK[:1],
+            force=True,
         )
         assert report["images"] == 20
         assert report["plan"]["settings"]["calibration_images"] == 20
@@ -244,7 +271,7 @@ class TestInt8:
     def test_it_starts_again_as_it_was_proven(self, bundle: Bundle) -> None:
         """The installed plan passes its self-test."""
         images = ProofImages(networks.images(8, SIZE), "noise")
-        build_plan(bundle, "openvino", "int8", judge=judge, images=images, limits=LOOSE, recipes=QUICK[1:])
+        build_plan(bundle, "openvino", "int8", judge=judge, runs=50, images=images, limits=LOOSE, recipes=QUICK[1:])
         fresh = load_bundle(bundle.path)
         engine = open_engine(fresh, backend="openvino", precision="int8").engine
         assert self_test(engine, fresh).mask_iou <= 1.0
@@ -330,5 +357,5 @@ class TestMeasuring:
 
 def test_a_report_is_a_passport(bundle: Bundle, noise: ProofImages) -> None:
     """What is reported as the plan is what the schema of the manifest accepts."""
-    report = build_plan(bundle, "onnxruntime", "fp32", judge=judge, images=noise)
+    report = build_plan(bundle, "onnxruntime", "fp32", judge=judge, runs=50, images=noise)
     assert Passport.model_validate(report["plan"]).backend == "onnxruntime"

@@ -50,7 +50,7 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
         golden_images=networks.images(3, SIZE, seed=7),
     )
     for backend, precision in (("openvino", "fp16"), ("onnxruntime", "fp32")):
-        build_plan(bundle, backend, precision, judge=judge, limits=LOOSE)
+        build_plan(bundle, backend, precision, judge=judge, runs=50, limits=LOOSE)
     return path
 
 
@@ -102,6 +102,12 @@ class TestAuto:
         opened = open_engine(set_speed(bundle, {"openvino-fp16": 0.9, "onnxruntime-fp32": 0.8}))
         assert opened.engine.info.precision == "fp32"
         assert "0.90x FP32, slower" in opened.reason
+        opened.engine.close()
+
+    def test_a_named_precision_runs_however_slow(self, bundle: Bundle) -> None:
+        """Where FP32 from the ONNX would be another thing than was named, the plan runs although it is slower."""
+        opened = open_engine(set_speed(bundle, {"openvino-fp16": 0.9}), precision="fp16")
+        assert opened.engine.info.precision == "fp16"
         opened.engine.close()
 
     def test_a_forced_plan_runs_only_by_name(self, bundle: Bundle) -> None:

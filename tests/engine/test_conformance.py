@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import networks
 import numpy as np
@@ -13,7 +15,7 @@ import psutil
 import pytest
 from networks import MakeBundle
 
-from inspector.engine import Engine
+from inspector.engine import Engine, cuda
 from inspector.engine.build import Limits, ProofImages, build_plan
 from inspector.engine.bundle import Bundle, load_bundle
 from inspector.engine.choose import open_engine, self_test, warm_up
@@ -24,7 +26,7 @@ from inspector.frame import FloatMap
 SIZE = (48, 64)
 LOOSE = Limits(verdict_flips=1000, mask_iou=0.0)
 """Random weights: their maps hover round the threshold, so overlap says nothing here."""
-BACKENDS = [
+BACKENDS: list[Any] = [
     "openvino fp32",
     "openvino fp16",
     "openvino bf16",
@@ -35,6 +37,10 @@ BACKENDS = [
     "tensorrt int8",
     "openvino fp32 throughput",
     "tensorrt fp16 throughput",
+    pytest.param("tensorrt fp32 gpu", marks=pytest.mark.gpu),
+    pytest.param("tensorrt fp16 gpu", marks=pytest.mark.gpu),
+    pytest.param("tensorrt int8 gpu", marks=pytest.mark.gpu),
+    pytest.param("tensorrt fp16 gpu throughput", marks=pytest.mark.gpu),
 ]
 TOLERANCE = {"fp32": (1e-4, 1e-5), "fp16": (5e-3, 5e-4), "bf16": (0.05, 0.005), "int8": (0.4, 0.03)}
 """Largest and mean difference of a probability on random weights, whose maps are steep everywhere."""
@@ -57,9 +63,22 @@ def case(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if "bf16" in name and not cpu().bf16:
         pytest.skip("this CPU has no bf16 arithmetic")
-    if name.startswith("tensorrt"):
+    if "gpu" in name:
+        real_gpu()
+    elif name.startswith("tensorrt"):
         request.getfixturevalue("gpu")
     return name
+
+
+def real_gpu() -> None:
+    """Skip unless TensorRT, pycuda and a device are here: these cases run on the real ones, unchanged."""
+    for module in ("tensorrt", "pycuda"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed, so nothing runs on a GPU here")
+    try:
+        cuda.facts()
+    except EngineError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -67,13 +86,13 @@ def bundle(
     case: str, built: dict[str, Bundle], make_bundle: MakeBundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     backend, precision = case.split()[:2]
-    key = f"{backend} {precision}"
+    key = f"{backend} {precision}" + (" gpu" if "gpu" in case else "")
     if key not in built:
         fresh = make_bundle(networks.lsa_like(3, SIZE, "pool"), SIZE, key.replace(" ", "-"))
         keep = tmp_path_factory.mktemp("built") / fresh.path.name
         fresh.path.rename(keep)
         images = ProofImages(networks.images(12, SIZE, seed=5), "noise")
-        build_plan(load_bundle(keep), backend, precision, judge=judge, images=images, limits=LOOSE)
+        build_plan(load_bundle(keep), backend, precision, judge=judge, runs=50, images=images, limits=LOOSE)
         built[key] = load_bundle(keep)
     return built[key]
 
@@ -84,9 +103,10 @@ def open_(case: str, bundle: Bundle) -> Iterator[Open]:
     opened: list[Engine] = []
 
     def opener() -> Engine:
-        threads = 2 if mode else 1  # OpenVINO overlaps as many images as it has threads
+        throughput = "throughput" in mode
+        threads = 2 if throughput else 1  # OpenVINO overlaps as many images as it has threads
         engine = open_engine(
-            bundle, backend=backend, precision=precision, threads=threads, throughput=bool(mode)
+            bundle, backend=backend, precision=precision, threads=threads, throughput=throughput
         ).engine
         opened.append(engine)
         return engine
@@ -225,9 +245,9 @@ class TestEveryEngine:
 
         def work(index: int) -> None:
             try:
-                threads = 2 if mode else 1
+                throughput = "throughput" in mode
                 engine = open_engine(
-                    bundle, backend=backend, precision=precision, threads=threads, throughput=bool(mode)
+                    bundle, backend=backend, precision=precision, threads=1 + throughput, throughput=throughput
                 ).engine
                 try:
                     for _ in range(10):

@@ -37,7 +37,7 @@ def judge(found: FloatMap) -> str:
 def bundle(gpu: ModuleType, make_bundle: MakeBundle) -> Bundle:
     """A bundle with an FP16 plan for the fake GPU."""
     fresh = make_bundle(networks.lsa_like(3, SIZE, "pool"), SIZE)
-    build_plan(fresh, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+    build_plan(fresh, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
     return load_bundle(fresh.path)
 
 
@@ -79,7 +79,7 @@ class TestPlans:
         """TensorRT 11, where STRONGLY_TYPED is 0 and the FP16 flag is gone, builds and runs the same plan."""
         monkeypatch.setenv("FAKE_TRT_VERSION", "11.4.0.106")
         fresh = make_bundle(networks.lsa_like(3, SIZE), SIZE)
-        build_plan(fresh, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+        build_plan(fresh, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
         engine = opened(load_bundle(fresh.path))
         assert engine.info.backend_version == "11.4.0.106"
         assert engine.infer(image()).shape == (1, 1, *SIZE)
@@ -91,7 +91,7 @@ class TestPlans:
         assert [path.name for path in found] == ["timing-10.16.1.11-Fake-RTX-4000-sm8.9.cache"]
         for damage in (b"garbage", b"CACHE 10.13.0 another GPU "):
             found[0].write_bytes(damage)
-            build_plan(bundle, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+            build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
             assert found[0].read_bytes().startswith(b"CACHE 10.16.1.11")
 
     @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ class TestFailures:
         with pytest.raises(EngineError, match=r"driver or CUDA.*CUDA initialization failure with error: 35"):
             opened(bundle)
         with pytest.raises(EngineError, match="builder does not start"):
-            build_plan(bundle, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+            build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
 
     def test_a_damaged_plan_is_refused_by_its_hash(self, bundle: Bundle) -> None:
         """One flipped byte is seen before TensorRT, which runs code from plans, gets the file."""
@@ -175,6 +175,17 @@ class TestFailures:
         path.write_bytes(data)
         with pytest.raises(EngineError, match="not the file that the manifest describes"):
             opened(bundle)
+
+    def test_a_plan_that_others_may_write_is_refused(self, bundle: Bundle) -> None:
+        """Plans run code when loaded: plan and manifest must be safe from other users."""
+        plan = bundle.file(bundle.plans[0].files[0].file)
+        for path in (plan, plan.parent, bundle.path / "manifest.json"):
+            before = path.stat().st_mode
+            path.chmod(before | 0o002)
+            with pytest.raises(EngineError, match="replaced by another user"):
+                opened(bundle)
+            path.chmod(before)
+        opened(bundle).close()
 
     def test_tensorrts_own_refusal_is_forwarded(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         """A plan that TensorRT itself rejects gives the text of its log."""
@@ -199,7 +210,7 @@ class TestFailures:
         good = engine.infer(image())
         monkeypatch.setenv("FAKE_FAIL", "execute_async_v3")
         with pytest.raises(EngineError, match="launch failure"):
-            engine.infer(image())
+            engine.infer(image() + 1.0)
         monkeypatch.delenv("FAKE_FAIL")
         assert np.array_equal(engine.infer(image()), good)
         engine.close()
@@ -208,8 +219,18 @@ class TestFailures:
         """None from the builder raises with the log's text, and the installed plan stays."""
         monkeypatch.setenv("FAKE_FAIL", "build_serialized_network")
         with pytest.raises(EngineError, match="Could not find any implementation"):
-            build_plan(bundle, "tensorrt", "fp16", judge=judge, limits=LOOSE)
+            build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
         assert [plan.id for plan in load_bundle(bundle.path).plans] == [bundle.plans[0].id]
+
+
+def test_throughput_overlaps_over_slots(bundle: Bundle, gpu: ModuleType) -> None:
+    """For replay one image uploads while another computes and a third downloads; for the line there is one slot."""
+    for throughput, slots in ((False, 1), (True, 3)):
+        gpu.busy_peak[0] = 0
+        engine = open_engine(bundle, backend="tensorrt", throughput=throughput).engine
+        engine.infer(np.repeat(image(), 7, axis=0))
+        assert gpu.busy_peak[0] == slots
+        engine.close()
 
 
 class TestThreads:
@@ -279,9 +300,7 @@ class TestTheFakesPunish:
             assert np.isnan(engine.infer(image())).all()
         engine.close()
 
-    def test_reusing_an_input_before_waiting_mixes_images(
-        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_reusing_an_input_before_waiting_mixes_images(self, bundle: Bundle, forgiven: list[str]) -> None:
         """An upload reads the pinned buffer when it happens, not when it was queued."""
         engine = opened(bundle)
         slot = engine._lanes[0].slot
@@ -295,8 +314,18 @@ class TestTheFakesPunish:
             slot.download()
             slot.wait()
         assert not np.array_equal(slot.host_out, right)
+        assert forgiven == ["pinned memory was written while a queued upload still had to read it"]
         del slot
         engine.close()
+
+    def test_a_blocking_stream(self, gpu: ModuleType, forgiven: list[str]) -> None:
+        """A stream made without the non-blocking flag."""
+        from pycuda import driver
+
+        with cuda.gpu().current("make"):
+            stream = driver.Stream()
+            del stream
+        assert "non-blocking" in forgiven[0]
 
     def test_stream_0(self, bundle: Bundle, forgiven: list[str]) -> None:
         """TensorRT on stream 0."""
@@ -375,7 +404,7 @@ class TestTheFakesPunish:
 def test_a_plan_proven_on_images_is_reported(bundle: Bundle) -> None:
     """The report holds the keys that `build-engine --json` prints, and is JSON."""
     images = ProofImages(networks.images(4, SIZE), "noise")
-    report = build_plan(bundle, "tensorrt", "fp16", judge=judge, images=images, limits=LOOSE)
+    report = build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, images=images, limits=LOOSE)
     keys = {"backend", "precision", "device", "verdict_flips", "images", "mask_iou", "max_abs_diff", "speedup"}
     assert keys | {"latency_ms", "fp32_latency_ms", "installed"} <= set(report)
     assert json.loads(json.dumps(report))["installed"] is True

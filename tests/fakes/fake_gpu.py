@@ -110,6 +110,7 @@ class Queue:
     def put(self, work: Callable[[], None]) -> int:
         self._number += 1
         self.pending.append((self._number, work))
+        busy_peak[0] = max(busy_peak[0], sum(bool(queue.pending) for queue in streams.values()))
         return self._number
 
     @property
@@ -121,6 +122,8 @@ class Queue:
             self.pending.pop(0)[1]()
 
 
+busy_peak = [0]
+"""The most streams that had work queued at one time."""
 streams: dict[int, Queue] = {}
 """By handle; 0 is the default stream, which nobody should use."""
 memory: dict[int, bytearray] = {}
@@ -142,3 +145,4 @@ def reset() -> None:
     """Forget the violations and counts, between tests."""
     violations.clear()
     alive.clear()
+    busy_peak[0] = 0

@@ -95,6 +95,8 @@ class Stream(rules.Resource):
     def __init__(self, flags: int = 0) -> None:
         _need_context("cuStreamCreate")
         super().__init__()
+        if flags != 1:
+            rules.violate("a stream that is not non-blocking waits for whatever runs on stream 0")
         self.handle = rules.new_address(64)
         rules.streams[self.handle] = rules.Queue()
 
@@ -226,8 +228,11 @@ def _queue(stream: Stream | None, doing: str) -> rules.Queue:
 def memcpy_htod_async(dest: DeviceAllocation, src: np.ndarray, stream: Stream | None = None) -> None:
     _need_context("cuMemcpyHtoDAsync")
     source, target = _host_bytes(src, "memcpy_htod_async"), rules.memory[int(dest)]
+    queued = source.tobytes()
 
     def copy() -> None:
+        if source.tobytes() != queued:
+            rules.violate("pinned memory was written while a queued upload still had to read it")
         target[: source.nbytes] = source.tobytes()  # read when it happens, not when it was queued
 
     _queue(stream, "memcpy_htod_async").put(copy)
