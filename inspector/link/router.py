@@ -179,7 +179,8 @@ class RouterSocket:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.SNDHWM, self._hwm)
-        socket.setsockopt(zmq.RCVHWM, self._hwm)
+        # a peer that fills this queue and goes can leave a descriptor behind in libzmq, so it is far above the need
+        socket.setsockopt(zmq.RCVHWM, 4 * self._hwm)
         socket.setsockopt(zmq.SNDTIMEO, 0)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
