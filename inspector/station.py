@@ -336,7 +336,8 @@ class Station:
 
     def _event(self, kind: str, text: str) -> None:
         self.tally.events[kind] += 1
-        self.log.warning(kind, detail=text)
+        tell = self.log.info if kind == "controller up" else self.log.warning
+        tell(kind, detail=text)
         if kind == "alarm":
             self.line.note(kind, text)
 
