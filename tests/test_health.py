@@ -100,10 +100,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         tmp_path_factory.mktemp("station"),
         health={"metrics": "127.0.0.1:0"},
         camera={"rate_hz": 50.0, "distinct": 5},
+        timing={"gate_ms": 5000.0, "queue": 256},
         link={"viewers": "tcp://127.0.0.1:*"},
     )
     with running(wanted, wrap_engine=lambda engine: Wrapped(engine, trivial)) as station:
-        station.wait_for(lambda arrivals: len(arrivals) >= 40)
+        station.wait_for(lambda arrivals: len(arrivals) >= 45)
         yield station
 
 
@@ -141,8 +142,8 @@ def test_histograms_and_infos_are_whole(seen: Running) -> None:
         ]
         assert len(buckets) == len(SECONDS) + 1
         assert buckets == sorted(buckets)
-        assert buckets[-1] == value(samples, "stage_seconds_count", stage=stage) >= 39
-    assert value(samples, "deadline_margin_seconds_bucket", le="+Inf") >= 39
+        assert buckets[-1] == value(samples, "stage_seconds_count", stage=stage) >= 30
+    assert value(samples, "deadline_margin_seconds_bucket", le="+Inf") >= 30
     assert value(samples, "deadline_margin_seconds_bucket", le="0.0") == 0
     recipe = seen.station.line.recipe
     assert recipe is not None
@@ -160,7 +161,7 @@ def test_status_over_the_local_socket_agrees_with_the_station(seen: Running) -> 
     assert report["conditions"] == []
     assert report["counts"]["answered"] >= 40
     assert report["counts"]["pass"] + report["counts"]["fail"] + report["counts"]["invalid"] >= 40
-    assert 0 < report["margin_ms"]["min"] <= report["margin_ms"]["p50"] < 2000
+    assert 0 < report["margin_ms"]["min"] <= report["margin_ms"]["p50"] < 5000
     assert report["latency_ms"]["p50"] > 0
     assert report["engine"]["bundle"] == "commutator"
     assert len(report["hashes"]["settings"]) == 16
@@ -307,11 +308,12 @@ def test_a_slow_client_is_given_up_when_its_time_is_over(tmp_path: Path) -> None
     with desk(tmp_path, clock, patience_s=1.0) as made:
         slow = http_socket(made)
         slow.sendall(b"GET /metrics HTTP/1.1\r\n")
-        with http_socket(made) as probe:  # its answer shows that the desk has heard the first one
-            probe.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-            assert probe.recv(65536).startswith(b"HTTP/1.1 200")
-        clock.push(2_000_000_000)
-        slow.sendall(b"Host: a\r\n")
+        for _ in range(2):
+            with http_socket(made) as probe:  # its answer shows that the desk has heard the first one
+                probe.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                assert probe.recv(65536).startswith(b"HTTP/1.1 200")
+            clock.push(600_000_000)
+            slow.sendall(b"Host: a\r\n")
         assert ended(slow)
         slow.close()
 

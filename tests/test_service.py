@@ -189,13 +189,14 @@ def test_the_watchdog_starves_while_a_stage_is_stuck(tmp_path: Path) -> None:
         assert made.heard().count("WATCHDOG=1") == 2
         clock.push(1_500_000_000)
         assert not watch.look()
-        assert watch.look(loading=True)  # while an engine is loaded, its stage may be silent
-        assert not watch.look()
         assert conditions.state is State.ERROR
         assert [one.name for one in conditions.present()] == ["stage"]
         lines = made.heard()
         assert any(line.startswith("STATUS=Error, stage: stage inspect has not moved") for line in lines)
-        assert lines.count("WATCHDOG=1") == 1  # the one while loading
+        assert "WATCHDOG=1" not in lines
+        assert watch.look(loading=True)  # while an engine is loaded, its stage may be silent
+        assert "WATCHDOG=1" in made.heard()
+        assert not watch.look()
         release.set()
         stage.stop()
         assert stage.join(10)
@@ -257,14 +258,14 @@ def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path: Path, drop_ins: t
 @needs_analyze
 @pytest.mark.parametrize("drop_ins", COMBINATIONS, ids="+".join)
 def test_the_unit_is_hardened(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
-    """systemd-analyze security scores 2.0 or better, whatever drop-ins the station needs."""
+    """systemd-analyze security scores 1.4 or better, and 2.0 or better whatever drop-ins the station needs."""
     assert ANALYZE is not None
     unit = installed(tmp_path, drop_ins)
     command = [ANALYZE, "security", "--offline=yes", "--threshold=20", "--no-pager", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     score = re.search(r"exposure level for inspector\.service: ([0-9.]+)", done.stdout)
     assert score is not None, done.stderr
-    assert float(score[1]) <= 2.0
+    assert float(score[1]) <= (2.0 if drop_ins else 1.4)
     assert done.returncode == 0
 
 
@@ -306,6 +307,12 @@ def test_the_unit_keeps_what_the_daemon_needs() -> None:
     text = (ROOT / "systemd" / "inspector.service").read_text()
     for line in (
         "Type=notify",
+        "User=inspector",
+        "ProtectSystem=strict",
+        "ProtectHome=yes",
+        "NoNewPrivileges=yes",
+        "CapabilityBoundingSet=",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
         "WatchdogSec=5",
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
