@@ -57,7 +57,7 @@ def lsa_bundle(make_bundle: MakeBundle) -> Bundle:
 
 
 FAKES = HERE.parent / "fakes"
-_FAKED = ("tensorrt", "pycuda", "pycuda.driver", "fake_gpu")
+_FAKED = ("tensorrt", "tensorrt._types", "pycuda", "pycuda.driver", "fake_gpu")
 
 
 @pytest.fixture

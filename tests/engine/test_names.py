@@ -133,7 +133,8 @@ def test_the_signatures_are_as_we_call_them(surface: dict[str, Any]) -> None:
 def test_the_fake_has_no_names_of_its_own(surface: dict[str, Any], gpu: ModuleType, monkeypatch: Any) -> None:
     """What the fake offers, the real bindings of that release offer too."""
     monkeypatch.setenv("FAKE_TRT_VERSION", surface["version"])
-    sys.modules.pop("tensorrt", None)
+    for name in ("tensorrt", "tensorrt._types"):
+        sys.modules.pop(name, None)
     fake = importlib.import_module("tensorrt")
     assert str(gpu.__file__).startswith(str(ROOT / "tests"))
     for name, thing in vars(fake).items():
@@ -150,7 +151,7 @@ def test_the_fake_has_no_names_of_its_own(surface: dict[str, Any], gpu: ModuleTy
             continue
         assert name in surface["names"][""], name
         if isinstance(thing, type):
-            own = {n for kind in thing.__mro__[:-1] if kind.__module__ == "tensorrt" for n in vars(kind)}
+            own = {n for kind in thing.__mro__[:-1] if kind.__module__.startswith("tensorrt") for n in vars(kind)}
             members = set(getattr(thing, "__members__", {}))
             offered = {n for n in own | members if not n.startswith("_")} - {"kind"}
             missing = offered - set(surface["names"][name])
