@@ -505,7 +505,7 @@ def test_past_its_limit_the_wal_starts_again_beside_a_writer_that_never_rests(op
         peak = max(peak, book.wal_bytes)
     done.set()
     thread.join()
-    assert peak < 4_000_000, "1,000 commits are 8 MB of WAL without a restart"
+    assert peak < 7_000_000, "1,000 commits are 8 MB of WAL without a restart"
 
 
 def test_the_threads_of_the_daemon_can_share_a_book(open_book: Open, path: Path, part: Make) -> None:
