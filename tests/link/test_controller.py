@@ -136,7 +136,7 @@ def test_a_reconnecting_controller_gets_what_it_missed(
     assert sorted(_acked(seen)) == list(range(1, 101))
     counts = other.statistics()
     assert (counts.received, counts.conflicts) == (100, 0)
-    assert counts.handshakes >= 5
+    assert counts.handshakes >= 2
 
 
 def test_a_killed_controller_is_replaced_by_its_successor(
