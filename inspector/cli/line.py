@@ -134,9 +134,12 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
 def _bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--parts", type=positive, default=300, metavar="N", help="parts per loop (default 300)")
+    sub.add_argument("--all", action="store_true", help="every runnable engine of the bundle side by side instead")
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.all:
+        return _bench_all(arguments)
     from inspector.bench import bench
 
     figures = bench(load(arguments).settings, parts=arguments.parts)
@@ -144,4 +147,20 @@ def _bench(arguments: argparse.Namespace) -> int:
         print_json(figures)
     else:
         print_figures(figures)
+    return 0
+
+
+def _bench_all(arguments: argparse.Namespace) -> int:
+    from inspector.bench_all import bench_all
+
+    rows = bench_all(load(arguments).settings, frames=arguments.parts)
+    if arguments.json:
+        print_json({"engines": rows})
+        return 0
+    for row in rows:
+        if "why_not" in row:
+            print(f"{row['engine']:<28} {row['why_not']}")
+        else:
+            figures = f"p50 {row['p50_ms']:8.2f} ms   p99 {row['p99_ms']:8.2f} ms   {row['speedup']:5.2f} x"
+            print(f"{row['engine']:<28} {figures}")
     return 0
