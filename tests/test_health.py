@@ -21,9 +21,12 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from inspector.camera import CameraStatistics
+from inspector.cli.service import status_lines
 from inspector.clock import PushedClock, SystemClock
 from inspector.conditions import HINTS
 from inspector.docket import DocketStatistics
+from inspector.engine.bundle import Bundle
+from inspector.engine.choose import Opened
 from inspector.errors import ConfigError, InspectorError
 from inspector.flow import ChannelStatistics
 from inspector.frame import Answer, Hashes, Reason, Settled, State, Verdict
@@ -37,7 +40,8 @@ from inspector.ledger.book import BookStatistics
 from inspector.ledger.store import StoreStatistics
 from inspector.link.events import ControllerStatistics
 from inspector.link.viewers import ViewersStatistics
-from tests.station_kit import Running, Wrapped, running, settings, trivial
+from inspector.recipe import engine_opener
+from tests.station_kit import Running, Wrapped, finish, running, settings, trivial
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -125,7 +129,7 @@ def test_a_scrape_tells_parts_states_queues_ledger_and_link(seen: Running) -> No
     assert value(samples, "ledger_rows_total") >= before
     assert value(samples, "camera_frames_total") >= total
     assert value(samples, "disk_free_bytes") > 0
-    assert value(samples, "queue_capacity", queue="parts") == 4
+    assert value(samples, "queue_capacity", queue="parts") == 256
     states = {state: value(samples, "state", state=state.value) for state in State}
     assert [state for state, is_on in states.items() if is_on] == [State.CONTINUOUS_EXECUTION]
     assert {name: value(samples, "condition", condition=name) for name in HINTS} == dict.fromkeys(HINTS, 0.0)
@@ -206,6 +210,21 @@ def test_the_socket_file_goes_with_the_station(tmp_path: Path) -> None:
         ask(tmp_path / "state", clock=SystemClock())
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
+
+
+def test_status_is_answered_while_the_engine_still_loads(tmp_path: Path) -> None:
+    """Preoperational, without an engine and without an endpoint: a long load does not look like a dead daemon."""
+    wanted = settings(tmp_path, health={"metrics": "127.0.0.1:0"})
+    told: list[dict[str, Any]] = []
+
+    def opener(bundle: Bundle) -> Opened:
+        told.append(ask(wanted.station.state_dir, clock=SystemClock()))
+        scrape(told[-1]["station"]["metrics"])
+        return engine_opener(wanted)(bundle)
+
+    finish(wanted, 3, opener=opener, wrap_engine=lambda engine: Wrapped(engine, trivial))
+    assert [(one["state"], one["engine"], one["station"]["endpoint"]) for one in told] == [("Preoperational", {}, "")]
+    assert any("Preoperational" in line for line in status_lines(told[0]))
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
