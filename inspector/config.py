@@ -18,19 +18,22 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from inspector.errors import ConfigError
+from inspector.errors import ConfigError, quoted, shortened
 
 ENV_PREFIX = "INSPECTOR_"
+FAULTS_TOLD = 50
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+Whole = Annotated[int, Field(ge=0, le=1 << 53)]
+Register = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 Window = Annotated[tuple[int, ...], Field(min_length=4, max_length=4)]
 
 
 class Section(BaseModel):
     """A table of config.toml; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StationSettings(Section):
@@ -45,8 +48,8 @@ class CameraSettings(Section):
     """Parts per second for synthetic and folder; 0 = as fast as possible."""
     views: Annotated[int, Field(ge=1, le=16)] = 1
     """Frames per part; the worst view decides, a missing one makes the part INVALID."""
-    seed: int = 1
-    distinct: Annotated[int, Field(ge=0)] = 0
+    seed: Whole = 1
+    distinct: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Synthetic: cycle through so many rendered parts (0 = render each part anew)."""
     folder: Path = Path("images")
     layout: Literal["auto", "folder", "kolektor-sdd", "magnetic-tile", "neu-seg"] = "auto"
@@ -56,7 +59,7 @@ class CameraSettings(Section):
     serial: str = ""
     model: str = ""
     user_name: str = ""
-    features: tuple[tuple[str, bool | int | float | str], ...] = ()
+    features: tuple[tuple[str, bool | Register | float | str], ...] = ()
     """SFNC features, written in this order and read back."""
     buffers: Annotated[int, Field(ge=2, le=1024)] = 32
     frame_id_bits: Literal[16, 32, 64] = 64
@@ -118,11 +121,11 @@ class DecisionSettings(Section):
 
 
 class AlarmSettings(Section):
-    fails: Annotated[int, Field(ge=0)] = 5
+    fails: Whole = 5
     """Alarm when so many ..."""
     among: Annotated[int, Field(ge=1, le=10000)] = 10
     """... of so many consecutive parts failed (0 fails = off)."""
-    no_reject_run: Annotated[int, Field(ge=0)] = 0
+    no_reject_run: Whole = 0
     """Alarm after so many parts without a reject (0 = off)."""
 
 
@@ -146,13 +149,13 @@ class LinkSettings(Section):
 class LedgerSettings(Section):
     sync: Literal["normal", "full"] = "normal"
     sync_interval_ms: Positive = 50.0
-    ballast_bytes: Annotated[int, Field(ge=0)] = 4 << 20
+    ballast_bytes: Whole = 4 << 20
     """Freed when the disk is full, so that the line can stop in order."""
 
 
 class StoreSettings(Section):
     save: tuple[Literal["PASS", "FAIL", "INVALID"], ...] = ("FAIL", "INVALID")
-    every_pass: Annotated[int, Field(ge=0)] = 100
+    every_pass: Whole = 100
     """Save every n-th PASS as well (0 = none)."""
     quota_mb: Positive = 2048.0
     keep_days: Positive = 90.0
@@ -254,7 +257,9 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None, **over
     for origin, tables in layers:
         for section, table in tables.items():
             if not isinstance(table, Mapping):
-                faults.append(f"{section} = {table!r}: a key outside a section{_nearest_section(section)}")
+                faults.append(
+                    f"{shortened(section)} = {quoted(table)}: a key outside a section{_nearest_section(section)}"
+                )
                 continue
             for key, value in table.items():
                 merged.setdefault(section, {})[key] = value
@@ -268,7 +273,10 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None, **over
     if settings is None or faults:
         where = str(path) if path is not None else "the configuration"
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
-        raise ConfigError(f"{where} has {count}: " + "; ".join(faults), do="`inspector check-config` prints all keys")
+        told = "; ".join(faults[:FAULTS_TOLD]) + (
+            f"; and {len(faults) - FAULTS_TOLD} more" * (len(faults) > FAULTS_TOLD)
+        )
+        raise ConfigError(f"{where} has {count}: {told}", do="`inspector check-config` prints all keys")
     return Loaded(settings, sources)
 
 
@@ -279,8 +287,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist", do="Give a file with --config, or copy config.toml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except ValueError as error:  # of the TOML, or of an integer with thousands of digits
+        raise ConfigError(f"{path} is not valid TOML: {shortened(str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: nested too deeply") from None
 
 
 def _read_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
@@ -300,13 +310,13 @@ def _read_environment(environment: Mapping[str, str], faults: list[str]) -> dict
 
 
 def _fault(error: dict[str, Any], sources: Mapping[str, str]) -> str:
-    path = [str(piece) for piece in error["loc"]]
+    path = [shortened(str(piece)) for piece in error["loc"]]
     name = ".".join(path)
     origin = sources.get(".".join(path[:2]), "")
     came = f" (from {origin})" if origin.startswith(ENV_PREFIX) else ""
     if error["type"] == "extra_forbidden":
         return f"unknown key {name}{came}{_nearest_key(path)}"
-    return f"{name} = {error['input']!r}{came}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{name} = {quoted(error['input'])}{came}: {shortened(error['msg'].removeprefix('Value error, '))}"
 
 
 def _nearest_key(path: list[str]) -> str:

@@ -66,3 +66,17 @@ class LedgerFullError(LedgerError):
     """The disk is full."""
 
     full = True
+
+
+def quoted(value: object) -> str:
+    """A value as an error quotes it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; nested too deeply
+        return f"{type(value).__name__} too long to show"
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """A text from elsewhere as an error tells it."""
+    return text if len(text) <= 200 else text[:197] + "..."

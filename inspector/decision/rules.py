@@ -227,7 +227,10 @@ def _allowed(name: str, value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
 
 
 def _review(table: Mapping[str, Any], limits: Limits, where: str, faults: list[str]) -> Limits | None:

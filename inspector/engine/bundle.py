@@ -18,7 +18,7 @@ import numpy as np
 
 from inspector.clock import SystemClock
 from inspector.engine.files import inside, read_hashed, sha256, utc, write_atomically
-from inspector.errors import EngineError
+from inspector.errors import EngineError, quoted, shortened
 from inspector.frame import FloatMap, Grey
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def load_bundle(path: Path | str) -> Bundle:
             found=error.strerror or str(error),
             do="Name a bundle directory such as engines/commutator, or make one with `python -m train export`.",
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or an integer with thousands of digits
         raise EngineError(
             f"{manifest_path} is damaged",
             expected="JSON in UTF-8",
@@ -232,13 +232,15 @@ def _validated(path: Path, raw: object) -> Manifest:
         raise EngineError(
             f"{path} has another schema",
             expected=f"schema_version {SCHEMA}",
-            found=repr(found),
+            found=quoted(found),
             do="Export the bundle with this release.",
         )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        faults = [
+            f"{shortened('.'.join(map(str, e['loc'])))}: {shortened(e['msg'])}" for e in error.errors(include_url=False)
+        ]
         raise EngineError(
             f"{path} is not a valid manifest",
             found="; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else ""),

@@ -16,7 +16,7 @@ FileName = Annotated[
 """Relative, with forward slashes; no part may begin with a dot, so that no name leads out of the bundle."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Milliseconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Backend = Literal["openvino", "onnxruntime", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]

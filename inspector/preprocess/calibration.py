@@ -20,12 +20,12 @@ import cv2
 import numpy as np
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from inspector.errors import ConfigError
+from inspector.errors import ConfigError, quoted, shortened
 from inspector.frame import FloatMap, Grey
 
 FORMAT = 1
-Count = Annotated[int, Field(ge=0)]
-Size = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Numbers = Annotated[tuple[float, ...], Strict(False)]
@@ -212,8 +212,8 @@ def load_calibration(path: Path | None) -> Calibration:
         raise ConfigError(
             f"calibration {path} cannot be read", found=error.strerror or str(error), do="Run `inspector calibrate roi`"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"calibration {path} is not TOML", found=str(error)) from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, an integer with thousands of digits
+        raise ConfigError(f"calibration {path} is not TOML", found=shortened(str(error))) from error
     file = parse_calibration(raw, source=str(path))
     template = _load_template(path.parent, file)
     gain = _load_gain(path.parent, file)
@@ -228,9 +228,10 @@ def parse_calibration(raw: dict[str, Any], *, source: str) -> CalibrationFile:
         faults = []
         for fault in error.errors(include_url=False):
             key = ".".join(str(part) for part in fault["loc"]) or "file"
-            value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
-            faults.append(f"{key}{value}: {fault['msg'].removeprefix('Value error, ')}")
-        raise ConfigError(f"calibration {source}: " + "; ".join(faults)) from error
+            value = "" if isinstance(fault["input"], dict) else f" = {quoted(fault['input'])}"
+            faults.append(f"{shortened(key)}{value}: {fault['msg'].removeprefix('Value error, ')}")
+        more = f"; and {len(faults) - 50} more" if len(faults) > 50 else ""
+        raise ConfigError(f"calibration {source}: " + "; ".join(faults[:50]) + more) from error
 
 
 def _digest(file: CalibrationFile) -> str:

@@ -54,7 +54,16 @@ class Preprocess:
     """Built once per calibration and engine; keeps no state between frames, so the same frame gives the same bytes."""
 
     def __init__(self, calibration: Calibration, *, height: int, width: int, mean: float, std: float) -> None:
-        """``height``, ``width``, ``mean`` and ``std`` are the engine bundle's input and normalisation."""
+        """``height``, ``width``, ``mean`` and ``std`` are the engine bundle's input and normalisation.
+
+        Raises ConfigError where tiles of that input cannot overlap as the calibration wants."""
+        tiles = calibration.file.tiles
+        if tiles.enabled and tiles.overlap_px >= min(height, width):
+            raise ConfigError(
+                f"tiles of calibration {calibration.file.name!r} cannot overlap so much",
+                expected=f"overlap_px less than the engine's input, {width} x {height}",
+                found=str(tiles.overlap_px),
+            )
         self.calibration = calibration
         self._shape = (height, width)
         self._mean, self._std = mean, std

@@ -1,0 +1,496 @@
+"""Damaged configuration, manifest and calibration files: each is read or refused in words, soon and without growing.
+
+Good files are mutated (bytes flipped, cut, doubled; keys renamed, dropped and swapped; values of other types, huge,
+not finite, deeply nested) and read by the loaders that the daemon starts with. What is read must also serve: a
+configuration must give rules or be refused, a bundle its reference images, a calibration must prepare a frame.
+Only InspectorError may come out. Prints one JSON object; what broke is kept in ``--keep``.
+
+    python benchmarks/fuzz_files.py --files 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from inspector.camera.render import render_part
+from inspector.cameras import make_camera
+from inspector.clock import SystemClock
+from inspector.config import Settings, load
+from inspector.decision import Alarms
+from inspector.engine.bundle import Bundle, load_bundle
+from inspector.errors import InspectorError
+from inspector.frame import Frame
+from inspector.preprocess import Preprocess, load_calibration
+from inspector.recipe import read_rules
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = ROOT / "engines" / "commutator"
+LONGEST_S = 10
+"""A file that takes longer hangs."""
+SPARE_BYTES = 3 << 30
+"""Address space above what is in use at the start; a file that asks for more dies of MemoryError."""
+FRAME_PX_MAX = 4_000_000
+
+
+class Hang(BaseException):
+    """Not an Exception, so that no handler of ours takes it for a fault of the file."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of file: where it lies, good ones, how it is written, and who reads it."""
+
+    name: str
+    path: Path
+    seeds: tuple[bytes, ...]
+    parse: Callable[[bytes], dict[str, Any]]
+    write: Callable[[Any], bytes]
+    read: Callable[[Path], object]
+
+    def try_out(self, data: bytes) -> bool:
+        """True when it was read, False when it was refused; anything but InspectorError comes through."""
+        self.path.write_bytes(data)
+        try:
+            self.read(self.path)
+        except InspectorError as error:
+            text = str(error)
+            if not text.strip() or len(text) > 30_000:
+                raise AssertionError(f"a refusal of {len(text)} characters") from error
+            return False
+        return True
+
+
+# -- what may be in a file -------------------------------------------------------------------------------------------
+
+
+def nested(depth: int, table: bool) -> Any:
+    """Lists in lists, or tables in tables."""
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value} if table else [value]
+    return value
+
+
+def nasty() -> tuple[Any, ...]:
+    """Values that no reader expects; made anew, since a later change may change them."""
+    return (
+        *(0, -1, 1, 2**31, 2**63 - 1, 2**64, -(2**63), 10**30, 10**400, 10**5000, 10**5000 + 1, True, False),
+        *(0.0, -0.0, 1e-320, 1e308, -1e308, math.inf, -math.inf, math.nan, 0.5, 255.0),
+        *("", " ", "a" * 10_000, "\x00", "a\x00b", "\n", "../../etc/passwd", "/", "é\u202e\U0001f600", "nan", "1e999"),
+        *("%s%n{}", "commutator", "2026-01-01T00:00:00Z", "0" * 64, "f" * 64, "tcp://", "fp32", "null", "/dev/null"),
+        *([], {}, [[]], [0] * 2000, [1.5, "x", None], {"": 1}, {"a": {"b": {}}}, None),
+        *(nested(30, False), nested(30, True), nested(400, False), nested(2000, True)),
+    )
+
+
+WORDS = (b"[", b"]", b"{", b"}", b"=", b'"', b"'", b"#", b"\n", b".", b",", b"1e999", b"nan", b"-inf", b"\\u", b"\x00")
+DEEP = (b"x = " + b"[" * 3000, b'{"a":' * 3000, b"[" * 100_000, b"a" + b".a" * 3000 + b" = 1", b"x = " + b"9" * 5000)
+
+
+def slots(tree: Any, depth: int = 8) -> Iterator[tuple[Any, Any]]:
+    """Every place of a tree: (container, key)."""
+    if isinstance(tree, dict | list) and depth:
+        for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
+            yield tree, key
+            yield from slots(tree[key], depth - 1)
+
+
+def bend(chance: random.Random, tree: dict[str, Any]) -> None:
+    """One change of what the file says; ``tree`` is changed in place."""
+    places = list(slots(tree))
+    if not places:
+        return
+    holder, key = chance.choice(places)
+    other_holder, other_key = chance.choice(places)
+    deed = chance.randrange(8)
+    if deed <= 2:
+        holder[key] = chance.choice(nasty())
+    elif deed == 3:
+        del holder[key]
+    elif deed == 4:
+        holder[key], other_holder[other_key] = other_holder[other_key], holder[key]
+    elif deed == 5 and isinstance(holder, dict):
+        holder[chance.choice((str(key) + "x", str(key)[:-1], str(other_key), "a" * 5000, "\x00"))] = holder.pop(key)
+    elif deed == 6 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+        scale = chance.choice((-1, 0, 1e-9, 1e9, 1e300, chance.random() * 4))
+        with_sign = holder[key] * scale
+        holder[key] = int(with_sign) if isinstance(holder[key], int) and math.isfinite(with_sign) else with_sign
+    else:
+        holder[key] = [holder[key]] if chance.random() < 0.5 else str(holder[key])
+
+
+def damage(chance: random.Random, data: bytes) -> bytes:
+    """One change of a file's bytes, as a failing disk, an editor or a merge makes it."""
+    raw = bytearray(data)
+    deed, at = chance.randrange(8), chance.randrange(len(raw) + 1)
+    if deed == 0:
+        return bytes(raw[:at])
+    if deed == 1:
+        raw[at:at] = chance.randbytes(chance.randrange(1, 8))
+    elif deed == 2:
+        raw[at:at] = chance.choice(WORDS)
+    elif deed == 3:
+        raw[at : at + chance.randrange(1, 40)] = b""
+    elif deed == 4:
+        raw[at:at] = chance.choice(DEEP)
+    elif deed == 5:
+        lines = bytes(raw).split(b"\n")
+        first, second = chance.randrange(len(lines)), chance.randrange(len(lines))
+        lines[first] = lines[second]
+        return b"\n".join(lines)
+    else:
+        for _ in range(chance.randrange(1, 6)):
+            raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8) if raw else 0
+    return bytes(raw)
+
+
+def a_file(chance: random.Random, target: Target) -> bytes:
+    """A good file with one to three changes; seldom something that never was one."""
+    seed = chance.choice(target.seeds)
+    kind = chance.random()
+    if kind < 0.02:
+        return chance.choice((b"", chance.randbytes(chance.randrange(300)), chance.choice(DEEP), b"null", b"[]", b"1"))
+    changes = chance.choice((1, 1, 1, 2, 3))
+    if kind < 0.65:
+        tree = target.parse(seed)
+        with unbounded():
+            for _ in range(changes):
+                bend(chance, tree)
+            seed = target.write(tree)
+        if kind < 0.6:
+            return seed
+    for _ in range(changes):
+        seed = damage(chance, seed) if seed else seed
+    return seed
+
+
+# -- writing without a check -----------------------------------------------------------------------------------------
+
+
+def toml(tree: Any) -> bytes:
+    """TOML of anything, tables inline, without minding what a reader allows. None leaves its key out."""
+    if not isinstance(tree, dict):
+        return b"x = " + _toml_value(tree).encode()
+    plain = [(key, value) for key, value in tree.items() if not isinstance(value, dict)]
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain if value is not None]
+    for section, table in tree.items():
+        if isinstance(table, dict):
+            lines.append(f"[{_toml_key(section)}]")
+            rows = [(key, value) for key, value in table.items() if value is not None]
+            lines += [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in rows]
+    return ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+
+
+def _toml_key(key: Any) -> str:
+    text = str(key)
+    return text if text.isascii() and text.isidentifier() else json.dumps(text)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        rows = [f"{_toml_key(key)} = {_toml_value(one)}" for key, one in value.items() if one is not None]
+        return "{" + ", ".join(rows) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(one) for one in value if one is not None) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int) and value.bit_length() > 10_000 and value % 2 == 0:
+        return hex(value)  # readers limit the digits of decimals only
+    if isinstance(value, int | float):
+        return repr(value)
+    return value.isoformat() if hasattr(value, "isoformat") else '""'
+
+
+# -- who reads -------------------------------------------------------------------------------------------------------
+
+
+def config_reader(bundle: Bundle) -> Callable[[Path], object]:
+    """The configuration as the daemon uses it: settings, their rows, the rules, and the files it names."""
+    usual = Settings()
+
+    def read(path: Path) -> object:
+        loaded = load(path, {})
+        settings = loaded.settings
+        rules = read_rules(settings, bundle)
+        rules.check(bundle.height, bundle.width, None)
+        make_camera(settings.camera, clock=SystemClock(), window=None)
+        Alarms(settings.alarm.fails, settings.alarm.among, settings.alarm.no_reject_run)
+        if settings.part.calibration != Path("calibration/synthetic.toml"):
+            load_calibration(settings.part.calibration)
+        if settings.engine.bundle != usual.engine.bundle:
+            load_bundle(settings.engine.bundle)
+        return list(loaded.rows()), settings.short_hash()
+
+    return read
+
+
+def read_manifest(path: Path) -> object:
+    """The bundle, its reference images and the files of its plans."""
+    bundle = load_bundle(path.parent)
+    images, _ = bundle.golden()
+    return bundle.normalise(images)
+
+
+def calibration_reader(bundle: Bundle) -> Callable[[Path], object]:
+    """The calibration, and one frame of the size it was made for."""
+    part = render_part(1, 1).image
+    frames: dict[tuple[int, int], Frame] = {}
+
+    def read(path: Path) -> object:
+        calibration = load_calibration(path)
+        calibration.check_expiry(1_700_000_000_000_000_000)
+        made = Preprocess(calibration, height=bundle.height, width=bundle.width, mean=bundle.mean, std=bundle.std)
+        size = calibration.file.frame
+        wide, high = (size.width_px, size.height_px) if size is not None else (400, 400)
+        made.check_frame_size(wide, high)
+        if wide * high > FRAME_PX_MAX:
+            return made
+        key = (wide, high)
+        if key not in frames:
+            frames.clear()
+            pixels = np.asarray(cv2.resize(part, key, interpolation=cv2.INTER_NEAREST), np.uint8)
+            frames[key] = Frame(1, pixels, 0)
+        whole = frames[key]
+        x, y, w, h = made.window or (0, 0, wide, high)
+        frame = Frame(1, np.ascontiguousarray(whole.pixels[y : y + h, x : x + w]), 0, (x, y))
+        return made.prepare_tiles(frame) if made.tiled else made.prepare(frame)
+
+    return read
+
+
+# -- good files ------------------------------------------------------------------------------------------------------
+
+_RULES = """
+[decision]
+threshold = 0.6
+limits = { min_area_map_px = 12, max_count = 3 }
+review = { min_area_map_px = 8 }
+zones = [{ name = "rim", rectangle = [0, 0, 40, 256], limits = { min_area_map_px = 30 } },
+         { name = "hole", polygon = [[100, 100], [150, 100], [125, 150]], ignore = true }]
+[camera]
+kind = "genicam"
+features = [["PixelFormat", "Mono8"], ["ExposureTime", 200.0], ["Width", 400], ["ReverseX", true]]
+"""
+
+
+def targets(folder: Path) -> list[Target]:
+    """The three kinds of files, with what belongs beside them, in ``folder``."""
+    bundle = load_bundle(BUNDLE)
+    home = folder / "bundle"
+    home.mkdir()
+    for name in ("model.onnx", "golden.npz"):
+        shutil.copyfile(BUNDLE / name, home / name)
+    manifest = (BUNDLE / "manifest.json").read_bytes()
+    config = (ROOT / "config.toml").read_bytes()
+    calibrations = _calibrations(folder)
+    readers = (config_reader(bundle), read_manifest, calibration_reader(bundle))
+    return [
+        Target("config", folder / "config.toml", (config, _RULES.encode()), _from_toml, toml, readers[0]),
+        Target("manifest", home / "manifest.json", (manifest, _with_plan(manifest)), json.loads, _json, readers[1]),
+        Target("calibration", folder / "station.toml", calibrations, _from_toml, toml, readers[2]),
+    ]
+
+
+def _calibrations(folder: Path) -> tuple[bytes, ...]:
+    """The one that ships, and one with every section."""
+    source = ROOT / "calibration"
+    shutil.copyfile(source / "synthetic.template.png", folder / "synthetic.template.png")
+    gain = io.BytesIO()
+    np.savez_compressed(gain, gain=np.ones((400, 400), np.float16))
+    (folder / "flat.npz").write_bytes(gain.getvalue())
+    whole = f"""
+[flat_field]
+file = "flat.npz"
+sha256 = "{hashlib.sha256(gain.getvalue()).hexdigest()}"
+created = 2023-01-01T00:00:00Z
+expires = 2099-01-01T00:00:00Z
+[scale]
+mm_per_px = 0.05
+residual_px = 0.1
+residual_mm = 0.005
+[lens]
+matrix = [900.0, 0.0, 200.0, 0.0, 900.0, 200.0, 0.0, 0.0, 1.0]
+distortion = [-0.1, 0.02, 0.0, 0.0, 0.0]
+largest_px = 3.5
+"""
+    shipped = (source / "synthetic.toml").read_bytes()
+    tiled = b'format = 1\nname = "t"\ncreated = 2023-01-01T00:00:00Z\n[frame]\nwidth_px = 400\nheight_px = 400\n'
+    tiled += b"[roi]\nx = 10\ny = 10\nw = 380\nh = 300\n[tiles]\nenabled = true\noverlap_px = 32\n"
+    return shipped, shipped + whole.encode(), tiled
+
+
+def _with_plan(manifest: bytes) -> bytes:
+    """The manifest with a plan in it; its file need not exist, since only the opening back end reads it."""
+    raw = json.loads(manifest)
+    times: dict[str, Any] = {"runs": 10, "p50": 1.0, "p99": 2.0, "p999": 3.0}
+    zeros = "0" * 64
+    parity: dict[str, Any] = {
+        "images": 3,
+        "source": "golden",
+        "max_abs_diff": 0.01,
+        "mean_abs_diff": 0.001,
+        "mask_iou": 1.0,
+    }
+    parity |= {"mask_iou_worst": 1.0, "verdict_flips": 0, "flipped": []}
+    parity |= {"input_mean": 0.0, "input_std": 1.0, "input_min": -2.0, "input_max": 2.0}
+    plan: dict[str, Any] = {
+        "id": "p1",
+        "backend": "openvino",
+        "backend_version": "1",
+        "precision": "fp32",
+        "onnx_sha256": zeros,
+    }
+    plan |= {"files": [{"file": "plans/p1.xml", "sha256": zeros}], "plan_hash": zeros}
+    plan |= {"built": "2026-01-01T00:00:00Z", "machine": {"device": "CPU"}, "settings": {}, "parity": parity}
+    plan |= {"limits": {}, "forced": False, "reference_max_abs_diff": 0.01, "reference_mask_iou": 1.0}
+    plan |= {"latency_ms": times, "fp32_latency_ms": times, "speedup": 1.5}
+    return _json(raw | {"plans": [plan]})
+
+
+def _from_toml(data: bytes) -> dict[str, Any]:
+    return tomllib.loads(data.decode())
+
+
+def _json(tree: Any) -> bytes:
+    return json.dumps(tree).encode("utf-8", "surrogatepass")
+
+
+@contextlib.contextmanager
+def unbounded() -> Iterator[None]:
+    """Depth and digits without a limit, for the writer alone; the readers must do with the usual ones."""
+    depth, digits = sys.getrecursionlimit(), sys.get_int_max_str_digits()
+    sys.setrecursionlimit(20_000)
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(depth)
+        sys.set_int_max_str_digits(digits)
+
+
+# -- the run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Count:
+    """What came of one kind of files."""
+
+    read: int = 0
+    refused: int = 0
+    slowest_ms: float = 0.0
+    broken: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": self.read + self.refused + self.broken.total(),
+            "read": self.read,
+            "refused": self.refused,
+            "slowest_ms": round(self.slowest_ms, 1),
+            "broken": self.broken.total(),
+            "kinds_of_breaks": dict(self.broken.most_common(20)),
+        }
+
+
+def one(target: Target, data: bytes, count: Count, keep: Path | None) -> None:
+    """Read one file under a timer, and count what comes of it."""
+    began_s = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
+    try:
+        if target.try_out(data):
+            count.read += 1
+        else:
+            count.refused += 1
+    except (Exception, Hang) as error:  # noqa: BLE001 - counted and kept: this is what is looked for
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "inspector" in frame.filename]
+        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "here"
+        kind = f"{type(error).__name__} at {where}: {str(error)[:100]}"
+        if keep is not None and kind not in count.broken:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / f"{target.name}-{len(count.broken)}").write_bytes(data)
+        count.broken[kind] += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    count.slowest_ms = max(count.slowest_ms, (time.perf_counter() - began_s) * 1000)
+
+
+def memory_mb() -> tuple[float, float]:
+    """(resident now, most so far) of this process."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    now = int(pages[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _limit_memory() -> None:
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    used = int(pages[0]) * os.sysconf("SC_PAGE_SIZE")
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, hard))
+
+
+def _hangs(number: int, frame: object) -> None:
+    raise Hang(f"not done after {LONGEST_S} s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=100_000, help="in all; a third of each kind")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder for one example of each kind of break")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, _hangs)
+    began_s = time.monotonic()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="fuzz-files-") as scratch:
+        kinds = targets(Path(scratch))
+        counts = {target.name: Count() for target in kinds}
+        _limit_memory()
+        warm_mb = 0.0
+        for number in range(options.files):
+            target = kinds[number % len(kinds)]
+            one(target, a_file(chance, target), counts[target.name], options.keep)
+            if number == options.files // 10:
+                warm_mb = memory_mb()[0]
+    now_mb, peak_mb = memory_mb()
+    broken = sum(count.broken.total() for count in counts.values())
+    result = {
+        "files": options.files,
+        "broken": broken,
+        **{name: count.to_json() for name, count in counts.items()},
+        "rss_growth_mb": round(now_mb - warm_mb, 1),
+        "rss_peak_mb": round(peak_mb, 1),
+        "seconds": round(time.monotonic() - began_s, 1),
+        "seed": options.seed,
+    }
+    print(json.dumps(result))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
