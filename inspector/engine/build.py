@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from inspector.engine import Engine, EngineInfo
 from inspector.engine.bundle import Bundle
 from inspector.engine.choose import check_names, open_file, open_fp32, require_installed
 from inspector.engine.cpu import CpuOptions, plan_hash
+from inspector.engine.draft import Draft
 from inspector.engine.files import sha256, utc
 from inspector.engine.install import file_entries, install
 from inspector.engine.int8 import LADDER, Calibration, Recipe
@@ -29,20 +30,6 @@ from inspector.engine.proof import compare_golden
 from inspector.errors import ConfigError
 
 __all__ = ["Judge", "Limits", "Progress", "ProofImages", "build_plan"]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A compiled plan that is not proven yet."""
-
-    files: tuple[Path, ...]
-    """The first is the one to open; those outside the staging directory belong to the bundle already."""
-    version: str
-    machine: Machine
-    hint: str
-    """Arithmetic of the floating-point layers on the CPU: f32 or bf16; empty on a GPU."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    islands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.engine import cuda
+from inspector.engine.draft import Draft
 from inspector.engine.files import write_atomically
 from inspector.engine.graph import fix_batch
 from inspector.engine.half import to_half
@@ -17,7 +18,6 @@ from inspector.engine.tensorrt import Log, module
 from inspector.errors import EngineError
 
 if TYPE_CHECKING:
-    from inspector.engine.build import Draft
     from inspector.engine.bundle import Bundle
     from inspector.engine.measure import Progress
 
@@ -35,8 +35,6 @@ def compile_tensorrt(
     progress: Progress,
 ) -> Draft:
     """Convert the ONNX to ``precision``, build, and leave plan and typed ONNX in ``staging``. Raises EngineError."""
-    from inspector.engine.build import Draft
-
     trt, gpu = module(), cuda.gpu()
     islands: tuple[str, ...] = ()
     settings: dict[str, Any] = {
