@@ -136,9 +136,10 @@ def bend(chance: random.Random, tree: dict[str, Any]) -> None:
     elif deed == 5 and isinstance(holder, dict):
         holder[chance.choice((str(key) + "x", str(key)[:-1], str(other_key), "a" * 5000, "\x00"))] = holder.pop(key)
     elif deed == 6 and isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
-        scale = chance.choice((-1, 0, 1e-9, 1e9, 1e300, chance.random() * 4))
-        with_sign = holder[key] * scale
-        holder[key] = int(with_sign) if isinstance(holder[key], int) and math.isfinite(with_sign) else with_sign
+        scaled = chance.choice((-1.0, 0.0, 1e-9, 1e9, 1e300, chance.random() * 4))
+        with contextlib.suppress(OverflowError):  # what is beyond a float stays as it is
+            value = holder[key] * scaled
+            holder[key] = int(value) if isinstance(holder[key], int) and math.isfinite(value) else value
     else:
         holder[key] = [holder[key]] if chance.random() < 0.5 else str(holder[key])
 

@@ -60,14 +60,18 @@ class Testbed:
     def start(self) -> None:
         """Start the daemon; returns when its first answer has come."""
         count = len(self.arrivals)
+        self.launch()
+        if not self.wait_for(lambda: len(self.arrivals) > count, READY_S):
+            raise InspectorError("the daemon under the drill gave no answer", found=self.last_words())
+
+    def launch(self) -> None:
+        """Start the daemon and do not wait for it."""
         command = [sys.executable, "-m", "inspector.drill.subject", str(self.config), str(self.folder / "knobs")]
         self._daemon = subprocess.Popen(
             [*command, str(self.folder / "shots")],
             stderr=self._log,
             env=os.environ | self.camera.environment,
         )
-        if not self.wait_for(lambda: len(self.arrivals) > count, READY_S):
-            raise InspectorError("the daemon under the drill gave no answer", found=self.last_words())
 
     def tell(self, number: signal.Signals) -> None:
         if self._daemon is not None:
