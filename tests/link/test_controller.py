@@ -248,13 +248,20 @@ def test_pass_is_never_sent_or_resent_after_its_due_time() -> None:
         [b"x"] * 50,
         [b"INSP\x02" + b"\0" * 123, b"{}"],
         wire.pack_state(State.READY, epoch=1, last_sequence=0, opened=0, durable=0, sent_ns=0),
+        [*wire.pack_hello(0, 0), b""],
+        wire.pack_ack(EPOCH, [1]),
+        wire.pack_announce(1, "", 0),
     ],
-    ids=["garbage", "empty", "two empty", "zeros", "fifty frames", "version 2", "a daemon's message"],
+    ids=[
+        *("garbage", "empty", "two empty", "zeros", "fifty frames", "version 2", "a daemon's message", "a third frame"),
+        *("ACK before HELLO", "ANNOUNCE before HELLO"),
+    ],
 )
 def test_unusable_message_is_refused_with_a_reason(link: ControllerLink, raw: Raw, frames: list[bytes]) -> None:
     """Garbage is counted, told and answered with REFUSED; the link goes on."""
     raw.socket.send_multipart(frames)
     seen = serve(link, lambda seen: any(isinstance(event, Refused) for event in seen))
+    assert not [event for event in seen if isinstance(event, Announced | ControllerUp)]
     assert raw.socket.poll(5000)
     (reply,) = raw.received()
     assert isinstance(reply, RefusedMessage)
@@ -372,6 +379,21 @@ def test_heartbeat_tells_state_and_progress(
     assert (last.state, last.epoch, last.last_sequence, last.durable) == (State.READY, EPOCH, 4, 3)
     beats = len(states)
     serve(link, lambda _: len(states) >= beats + 3)
+
+
+def test_change_of_state_is_told_at_once() -> None:
+    """A change of state does not wait for the next heartbeat."""
+    link = ControllerLink(LOCAL, epoch=EPOCH, clock=CLOCK, heartbeat_s=3600)
+    link.open()
+    other = ReferenceController(link.endpoint, clock=CLOCK, hello_s=3600).start()
+    try:
+        serve(link, lambda _: other.state is not None)
+        for state in (State.ERROR, State.READY):
+            link.set_state(state)
+            serve(link, lambda _, state=state: other.state is not None and other.state.state is state)  # type: ignore[misc]
+    finally:
+        other.stop()
+        link.close(0)
 
 
 def test_port_in_use_and_bad_endpoints_are_one_line_errors(link: ControllerLink) -> None:

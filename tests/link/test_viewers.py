@@ -27,7 +27,9 @@ def _settled(mask: BoolMap | None = None, image: Grey | None = None) -> Settled:
 @given(hnp.arrays(np.bool_, _shapes), hnp.arrays(np.uint8, _shapes))
 def test_mask_and_image_come_back_bit_for_bit(mask: BoolMap, image: Grey) -> None:
     """A publication is lossless: answer, mask and image come back as they were."""
-    viewed = viewers.decode(viewers.encode(_settled(mask, image), 7, now_ns=0, images=True))
+    frames = viewers.encode(_settled(mask, image), 7, now_ns=0, images=True)
+    assert (frames[4][24], frames[5][24]) == (1, 8), "bits of a pixel, as the PNG headers say"
+    viewed = viewers.decode(frames)
     assert viewed.mask is not None and viewed.image is not None
     assert np.array_equal(viewed.mask, mask) and viewed.mask.dtype == np.bool_
     assert np.array_equal(viewed.image, image)

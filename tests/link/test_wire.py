@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -186,6 +187,23 @@ def test_wrong_header_byte_is_refused(at: int, value: int) -> None:
     changed[at] = value
     with pytest.raises(LinkError):
         wire.unpack(resealed(bytes(changed), encoded))
+
+
+@pytest.mark.parametrize("score", [b"1e999", b"-1e999", b"NaN", b"Infinity", b'0.125,"later":NaN'])
+def test_numbers_of_the_detail_are_finite(score: bytes) -> None:
+    """No infinity and no NaN comes through a detail, not even in a key that nobody reads."""
+    header, encoded = wire.pack_answer(an_answer(1, now_ns=10**10), left_us=1, durable=0)
+    assert b'"score":0.125' in encoded
+    with pytest.raises(LinkError):
+        wire.unpack(resealed(header, encoded.replace(b'"score":0.125', b'"score":' + score)))
+
+
+def test_detail_length_must_fit() -> None:
+    """A detail of another length than the header says is a LinkError though the CRC fits."""
+    header, encoded = wire.pack_answer(an_answer(1, now_ns=10**10), left_us=1, durable=0)
+    body = header[:120] + (len(encoded) + 1).to_bytes(4, "little")
+    with pytest.raises(LinkError, match="detail has the wrong length"):
+        wire.unpack([body + zlib.crc32(encoded, zlib.crc32(body)).to_bytes(4, "little"), encoded])
 
 
 def test_oversized_message_is_refused() -> None:
