@@ -279,6 +279,7 @@ class Line:
     def _send(self, settled: Settled) -> None:
         self.link.send(settled.answer, durable=self.ledger.durable)
         for alarm in self.alarms.update(settled.answer.verdict):
+            self.link.raise_alarm(alarm)
             self._on_event("alarm", alarm)
         self._on_settled(settled)
         self.shown.offer(settled)

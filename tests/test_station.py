@@ -276,7 +276,7 @@ def test_rows_displaced_for_ever_are_told_as_gaps(tmp_path: Path) -> None:
     clock, written = PushedClock(), []
     docket = Docket(epoch=4, gate_ns=100, slack_ns=10, commit_margin_ns=0)
     ledger: Any = type("Ledger", (), {"durable": 0, "write": staticmethod(written.extend)})()
-    link: Any = type("Link", (), {"wake": lambda self: None})()
+    link: Any = type("Link", (), {"wake": lambda self: None, "raise_alarm": lambda self, text: None})()
     camera: Any = None
     line = Line(
         camera=camera,
@@ -298,3 +298,18 @@ def test_rows_displaced_for_ever_are_told_as_gaps(tmp_path: Path) -> None:
     line.book()
     gaps = [row for row in written if isinstance(row, Note)]
     assert [(gap.kind, gap.epoch, gap.first, gap.last) for gap in gaps] == [("gap", 4, 1, 4)]
+
+
+def test_a_run_of_fails_alarms_the_controller(tmp_path: Path) -> None:
+    """N of the last M parts failed: the heartbeat says so, and the ledger keeps it."""
+
+    def always(_: Engine, batch: FloatMap) -> FloatMap:
+        out = np.zeros_like(batch)
+        out[0, 0, 50:90, 50:90] = 0.99
+        return out
+
+    wanted = settings(tmp_path, alarm={"fails": 3, "among": 5}, camera={"rate_hz": 30.0})
+    with running(wanted, wrap_engine=wrap(always)) as seen:
+        assert seen.controller is not None
+        _until(lambda: seen.controller.state is not None and seen.controller.state.alarms > 0)
+        assert "3 of the last" in seen.controller.state.alarm

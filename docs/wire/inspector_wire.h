@@ -72,7 +72,7 @@ struct inspector_header {
     uint8_t reason;            /*  11 ANSWER: enum inspector_reason, else 0 */
     uint8_t state;             /*  12 STATE: enum inspector_state, else 0 */
     uint8_t reserved;          /*  13 0 */
-    uint16_t defect_count;     /*  14 ANSWER: defects found, 65535 = that many or more */
+    uint16_t defect_count;     /*  14 ANSWER: defects found, 65535 = that many or more; STATE: alarms begun in this epoch */
     uint32_t epoch;            /*  16 start counter of the daemon */
     int32_t left_us;           /*  20 ANSWER: microseconds to the due time at sending; <= 0: too late, reject */
     uint64_t sequence;         /*  24 ANSWER, ACK: its number; STATE, HELLO: the last; ANNOUNCE: your counter */

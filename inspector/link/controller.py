@@ -88,6 +88,7 @@ class ControllerLink:
         self._counters: OrderedDict[int, None] = OrderedDict()
         self._state, self._opened, self._durable, self._last_sequence = State.PREOPERATIONAL, 0, 0, 0
         self._heartbeat_at_ns = self._refusal_at_ns = 0
+        self._alarms, self._alarm = 0, ""
         self._events: list[Event] = []
         self._count: dict[str, int] = dict.fromkeys(_COUNTED, 0)
 
@@ -118,6 +119,11 @@ class ControllerLink:
         if state is not self._state:
             self._state, self._heartbeat_at_ns = state, 0
             self.wake()
+
+    def raise_alarm(self, text: str) -> None:
+        """Tell the controller at once; every heartbeat repeats it, so that a lost one does no harm. Any thread."""
+        self._alarms, self._alarm, self._heartbeat_at_ns = self._alarms + 1, text, 0
+        self.wake()
 
     def set_progress(self, *, opened: int, durable: int) -> None:
         """Triggers opened in this epoch, and the ledger's durable watermark, for the next heartbeat. Any thread."""
@@ -305,6 +311,8 @@ class ControllerLink:
             opened=self._opened,
             durable=self._durable,
             sent_ns=self._clock.now_ns(),
+            alarms=self._alarms,
+            alarm=self._alarm,
         )
         self._count["heartbeats"] += self._put(peer.identity, frames)
 

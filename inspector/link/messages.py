@@ -87,6 +87,10 @@ class StateMessage:
     durable: int
     sent_ns: int
     """The daemon's monotonic clock at sending."""
+    alarms: int = 0
+    """Alarms that began in this epoch; a controller that sees it rise has an alarm."""
+    alarm: str = ""
+    """The last of them, in words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ _KINDS = {int(kind) for kind in Kind}
 _KNOWN_FLAGS = sum(Flag)
 _NO_FLAGS = Flag(0)
 _COUNT_LIMIT = 0xFFFF
+_ALARM_LIMIT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +103,24 @@ def pack_answer(answer: Answer, *, left_us: int, durable: int, resent: bool = Fa
     )
 
 
-def pack_state(state: State, *, epoch: int, last_sequence: int, opened: int, durable: int, sent_ns: int) -> list[bytes]:
-    """The heartbeat."""
+def pack_state(
+    state: State,
+    *,
+    epoch: int,
+    last_sequence: int,
+    opened: int,
+    durable: int,
+    sent_ns: int,
+    alarms: int = 0,
+    alarm: str = "",
+) -> list[bytes]:
+    """The heartbeat. ``alarms``: how many began in this epoch, ``alarm``: the last of them in words."""
+    encoded = details.canonical({"alarm": alarm[:_ALARM_LIMIT]}) if alarm else b""
     return _pack(
         Kind.STATE,
+        encoded,
         state=STATE_NUMBERS[state],
+        defect_count=min(alarms, _COUNT_LIMIT),
         epoch=epoch,
         sequence=last_sequence,
         frame_id=opened,
@@ -177,12 +191,12 @@ def unpack(frames: Sequence[bytes], *, max_bytes: int = MAX_MESSAGE_BYTES) -> Me
         return RefusedMessage(details.text(details.parse(encoded), "why"), header.epoch)
     if header.kind is Kind.ACK:
         return AckMessage(header.epoch, _read_sequences(header, encoded))
+    if header.kind is Kind.STATE:
+        return _read_state(header, encoded)
     if encoded:
         raise LinkError(
             f"{header.kind.name} has a detail", expected="an empty second frame", found=f"{len(encoded)} bytes"
         )
-    if header.kind is Kind.STATE:
-        return _read_state(header)
     if header.kind is Kind.HELLO:
         return HelloMessage(header.epoch, header.sequence)
     resent = Flag.RESENT in header.flags
@@ -297,11 +311,15 @@ def _read_answer(header: _Header, encoded: bytes) -> AnswerMessage:
     return AnswerMessage(answer, header.left_us, header.durable, header.flags, header.defect_count)
 
 
-def _read_state(header: _Header) -> StateMessage:
+def _read_state(header: _Header, encoded: bytes) -> StateMessage:
     state = _STATES.get(header.state)
     if state is None:
         raise LinkError("state is unknown", expected="a number of the state table", found=str(header.state))
-    return StateMessage(state, header.epoch, header.sequence, header.frame_id, header.durable, header.settled_ns)
+    alarm = details.text(details.parse(encoded), "alarm") if encoded else ""
+    return StateMessage(
+        *(state, header.epoch, header.sequence, header.frame_id, header.durable, header.settled_ns),
+        *(header.defect_count, alarm),
+    )
 
 
 def _read_sequences(header: _Header, encoded: bytes) -> tuple[int, ...]:

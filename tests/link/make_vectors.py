@@ -113,8 +113,14 @@ def vectors() -> Iterator[tuple[str, list[bytes], dict[str, Any]]]:
         yield (
             f"state-{state.value.lower()}",
             wire.pack_state(state, **fields),
-            {"kind": "STATE", "state": state.value, **fields},
+            {"kind": "STATE", "state": state.value, **fields, "alarms": 0, "alarm": ""},
         )
+    told = {"alarms": 2, "alarm": "5 of the last 10 parts failed, alarm at 5"}
+    yield (
+        "state-alarm",
+        wire.pack_state(State.CONTINUOUS_EXECUTION, **fields, alarms=2, alarm=str(told["alarm"])),
+        {"kind": "STATE", "state": State.CONTINUOUS_EXECUTION.value, **fields, **told},
+    )
     yield "refused", wire.pack_refused("version 9", epoch=7), {"kind": "REFUSED", "why": "version 9", "epoch": 7}
     yield "hello-first", wire.pack_hello(0, 0), {"kind": "HELLO", "epoch": 0, "last_sequence": 0}
     yield "hello", wire.pack_hello(7, 12), {"kind": "HELLO", "epoch": 7, "last_sequence": 12}

@@ -315,3 +315,13 @@ def test_detail_is_canonical() -> None:
     assert encoded.isascii()
     assert list(json.loads(encoded)) == sorted(json.loads(encoded))
     assert b" " not in encoded
+
+
+def test_an_alarm_travels_with_every_heartbeat() -> None:
+    """Its count stands in the header for controllers that read no JSON, the last one's words in the detail."""
+    fields = {"epoch": 3, "last_sequence": 4, "opened": 5, "durable": 2, "sent_ns": 9}
+    packed = wire.pack_state(State.READY, **fields, alarms=2, alarm="5 of the last 10 parts failed")
+    message = wire.unpack(packed)
+    assert isinstance(message, StateMessage)
+    assert (message.alarms, message.alarm) == (2, "5 of the last 10 parts failed")
+    assert wire.unpack(wire.pack_state(State.READY, **fields)) == StateMessage(State.READY, 3, 4, 5, 2, 9)
