@@ -94,6 +94,8 @@ class Kills:
     ready_ms: list[float] = field(default_factory=list)
     gone_ms: list[float] = field(default_factory=list)
     longest_start_s: float = 3.0
+    cameras: int = 0
+    """Camera processes that were running at a kill."""
 
     def __post_init__(self) -> None:
         self.relatives = Relatives(self.bed)
@@ -114,6 +116,7 @@ class Kills:
         if not bed.alive:
             self.problems.append(f"the daemon ended by itself ({mood}): {bed.last_words()}")
         kin = self.relatives.now()
+        self.cameras += max(0, len(kin) - 1)
         bed.end(signal.SIGKILL)
         killed_s = time.monotonic()
         self.see_them_go(kin, killed_s)
@@ -248,8 +251,8 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str,
     kills = Kills(bed, random.Random(options.seed), another_bundle(folder))
     try:
         for number in range(options.kills):
-            ((mood,),) = (kills.chance.choices(list(MOODS), list(MOODS.values())),)
-            kills.one("run" if number == 0 else mood)
+            (mood,) = kills.chance.choices(list(MOODS), list(MOODS.values()))
+            kills.one("run" if number == 0 else options.mood or mood)
             if sys.stderr.isatty():
                 print(f"\r{number + 1} kills, {len(bed.arrivals)} answers", end="", file=sys.stderr)
         bed.write_config()
@@ -272,6 +275,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str,
             "duplicates": heard.duplicates,
             "conflicts": heard.conflicts,
             "start_to_first_answer_ms": {key: ready[key] for key in ("p50", "max")},
+            "camera_processes": kills.cameras,
             "camera_process_gone_ms": {key: gone[key] for key in ("p50", "max")},
         }
         return kills.problems + problems, figures
@@ -283,6 +287,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mood", choices=tuple(MOODS), help="this one only")
     parser.add_argument("--rate", type=float, default=25.0, help="parts per second")
     options = parser.parse_args()
     began_s = time.monotonic()

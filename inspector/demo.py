@@ -99,7 +99,7 @@ class Demo:
 
     def _remember(self, settled: Settled) -> None:
         self.recent.append(settled)
-        self.on_answer(settled, self.station.tally.latencies_ms[-1])
+        self.on_answer(settled, self.station.tally.latencies_ms.last)
 
 
 def embedded(name: str) -> Path:

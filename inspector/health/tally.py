@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 
 from inspector.figures import percentiles
 from inspector.frame import Settled, Verdict
+
+RECENT = 100_000
+
+
+class Recent:
+    """The last ``size`` of a series of numbers, in memory that is taken at once: a daemon must not grow for days."""
+
+    def __init__(self, size: int) -> None:
+        self._values = array("d", bytes(8 * size))
+        self._count = 0
+
+    def append(self, value: float) -> None:
+        self._values[self._count % len(self._values)] = value
+        self._count += 1
+
+    @property
+    def last(self) -> float:
+        """The newest number. Raises IndexError before the first."""
+        if not self._count:
+            raise IndexError("nothing was appended yet")
+        return self._values[(self._count - 1) % len(self._values)]
+
+    def values(self) -> array[float]:
+        """A copy, in no particular order."""
+        return self._values[: self._count]
 
 
 @dataclass(slots=True)
@@ -25,8 +51,8 @@ class Tally:
     overkill: int = 0
     defective: int = 0
     good: int = 0
-    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
-    """Frame available -> answer handed to the socket, of the last 100,000 parts."""
+    latencies_ms: Recent = field(default_factory=lambda: Recent(RECENT))
+    """Frame available -> answer handed to the socket, of the last parts."""
 
     def add(self, settled: Settled, sent_ns: int) -> None:
         answer = settled.answer
@@ -59,5 +85,5 @@ class Tally:
             "good": self.good,
             "escapes": self.escapes,
             "overkill": self.overkill,
-            "latency_ms": percentiles(list(self.latencies_ms)).to_json(),
+            "latency_ms": percentiles(self.latencies_ms.values()).to_json(),
         }
