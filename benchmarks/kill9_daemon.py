@@ -17,6 +17,7 @@ import json
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -39,7 +40,7 @@ BUNDLE = ROOT / "engines" / "commutator"
 READY_S = 60.0
 GONE_S = 20.0
 """A camera process whose daemon is gone must be gone, too, after so long."""
-MOODS = {"start": 30, "run": 30, "reload rules": 15, "swap engine": 10, "answer late": 15}
+MOODS = {"start": 30, "run": 25, "reload rules": 15, "swap engine": 10, "answer late": 15, "ledger stuck": 5}
 """What the daemon is at when it is killed, with weights."""
 
 
@@ -99,6 +100,7 @@ class Kills:
 
     def __post_init__(self) -> None:
         self.relatives = Relatives(self.bed)
+        self._holder: sqlite3.Connection | None = None
 
     def one(self, mood: str) -> None:
         """Start, bring the daemon into the mood, kill it at a random instant, and look for what it left behind."""
@@ -119,6 +121,7 @@ class Kills:
         self.cameras += max(0, len(kin) - 1)
         bed.end(signal.SIGKILL)
         killed_s = time.monotonic()
+        self._let_go()
         self.see_them_go(kin, killed_s)
 
     def _ready(self, known: int, began_s: float) -> bool:
@@ -145,8 +148,19 @@ class Kills:
             gate_s = float(bed.tables["timing"]["gate_ms"]) / 1000
             bed.knobs.set(Knob.HANG_MS, 60_000)
             bed.pause(gate_s + chance.random() * 0.4)
+        elif mood == "ledger stuck":
+            self._holder = sqlite3.connect(bed.state / "ledger.db", isolation_level=None, timeout=5)
+            self._holder.execute("BEGIN IMMEDIATE")
+            bed.pause(0.1 + chance.random() * 0.5)
         else:
             bed.pause(chance.random() * 1.0)
+
+    def _let_go(self) -> None:
+        """The ledger is free again, after the kill."""
+        if self._holder is not None:
+            self._holder.execute("ROLLBACK")
+            self._holder.close()
+            self._holder = None
 
     def see_them_go(self, kin: dict[int, str], killed_s: float) -> None:
         """Nobody who belonged to the killed daemon may outlive it for long."""

@@ -35,6 +35,7 @@ from inspector.health.asking import NotRunningError, ask
 from inspector.health.desk import Desk, DeskStatistics
 from inspector.health.doors import SOCKET_NAME, split_address
 from inspector.health.metrics import COUNTERS, GAUGES
+from inspector.health.tally import Recent
 from inspector.health.timings import MARGINS, SECONDS, Histogram, Timings
 from inspector.ledger.book import BookStatistics
 from inspector.ledger.store import StoreStatistics
@@ -302,6 +303,18 @@ def test_the_tally_sorts_by_verdict_and_reason() -> None:
     tally.add(answered(verdict=Verdict.INVALID, reason=Reason.LATE), 1)
     assert (tally.answered, tally.escapes, tally.overkill) == (4, 1, 1)
     assert dict(tally.reasons) == {"LATE": 1}
+
+
+def test_the_tally_keeps_the_last_latencies_in_memory_of_one_size() -> None:
+    """However long the daemon runs, only the newest latencies count, and nothing grows for them."""
+    recent = Recent(3)
+    with pytest.raises(IndexError):
+        assert recent.last
+    assert not recent.values()
+    for value in (1.0, 2.0, 3.0, 4.0):
+        recent.append(value)
+    assert recent.last == 4.0
+    assert sorted(recent.values()) == [2.0, 3.0, 4.0]
 
 
 # -- the desk ----------------------------------------------------------------------------------------------------------
