@@ -125,8 +125,8 @@ class Simulation:
             line.stop()
 
     def _link(self, epoch: int) -> ControllerLink:
-        link = ControllerLink("tcp://127.0.0.1:*", epoch=epoch, clock=self.world.clock)
-        link._router = cast(Any, self.world.network)  # the network is played, the link is not
+        # The network is played, the link is not.
+        link = ControllerLink("tcp://127.0.0.1:*", epoch=epoch, clock=self.world.clock, router=self.world.network)
         link.open()
         send = link.send
 

@@ -250,6 +250,9 @@ class Network:
     def admits(self, user_id: str) -> bool:
         return True
 
+    def reload_keys(self) -> None:
+        return
+
     def close(self, linger_s: float) -> None:
         self.inbox.clear()
 
