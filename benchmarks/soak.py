@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -195,6 +196,10 @@ class Soak:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.parts, self.samples = options.warm_up + options.parts, list[Sample]()
         self.gate: Gate | None = None
+        self.garbage = -1
+        """Objects in cycles at the end: the station runs without the collector, so they would pile up."""
+        self._trace, self._warm_up = options.trace, options.warm_up
+        self._before: tracemalloc.Snapshot | None = None
         self._window = 0 if options.rate else options.window
         self._ready = threading.Event()
         self._spawn = multiprocessing.get_context("spawn")
@@ -254,7 +259,14 @@ class Soak:
                 return
             if count // step > last // step:
                 self.samples.append(Sample(count))
+            if self._trace and last < self._warm_up <= count:
+                tracemalloc.start(12)
+                self._before = tracemalloc.take_snapshot()
             last = count
+        self.garbage = gc.collect()
+        if self._before is not None:
+            grown = tracemalloc.take_snapshot().compare_to(self._before, "lineno")
+            sys.stderr.write("\n".join(str(each) for each in grown[:20]) + "\n")
 
 
 def growth(samples: list[Sample], warm_up: int) -> dict[str, Any]:
@@ -288,6 +300,7 @@ def main() -> int:
     parser.add_argument("--fail-every", type=int, default=500, help="every so many-th part fails; 0 = none")
     parser.add_argument("--calibration", type=Path, help="locate the part, too")
     parser.add_argument("--growth-mb", type=float, default=5.0, help="RSS may grow by so much after the warm-up")
+    parser.add_argument("--trace", action="store_true", help="tell which lines hold more memory than after the warm-up")
     parser.add_argument("--folder", type=Path, help="where the ledger goes; it takes about 1 kB a part")
     options = parser.parse_args()
     began_s = time.monotonic()
@@ -314,6 +327,7 @@ def main() -> int:
             "ok": report.ok,
         },
         **grown,
+        "garbage_objects": soak.garbage,
         "after_stop": {"rss_mb": round(after.rss_mb, 2), "threads": after.threads, "fds": after.fds},
         "p999_ms": {"first_tenth": tenths[0]["p999"], "last_tenth": tenths[-1]["p999"]},
         "tenths_ms": {key: [tenth[key] for tenth in tenths] for key in ("p50", "p99", "p999", "max")},
