@@ -20,7 +20,7 @@ from inspector.errors import EngineError, LedgerError
 from inspector.examine import examine
 from inspector.fittings import Ledger, Link, Pace, Part, Recipe, Stages
 from inspector.flow import Channel
-from inspector.frame import Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
+from inspector.frame import Answer, Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
 from inspector.ledger.book import Note, Override, Row
 from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Refused
 
@@ -46,6 +46,7 @@ class Line:
         on_settled: Callable[[Settled], None] = lambda settled: None,
         on_event: Callable[[str, str], None] = lambda kind, text: None,
         on_booked: Callable[[Settled], object] = lambda settled: None,
+        on_unbooked: Callable[[Answer], None] = lambda answer: None,
         pause: Callable[[float], None] = sleep_s,
     ) -> None:
         self.camera, self.docket, self.ledger, self.link, self.clock = camera, docket, ledger, link, clock
@@ -56,6 +57,7 @@ class Line:
         self.committed: Channel[Settled] = Channel(8192)  # +4096 rows, +1 batch of 1024 in hand, rounded up
         self.shown: Channel[Settled] = Channel(1)
         self.unbooked = 0
+        self._on_unbooked = on_unbooked
         self._on_settled, self._on_event, self._on_booked, self._pause = on_settled, on_event, on_booked, pause
         self._meeting = threading.Lock()
         self._parked: dict[int, Frame | Missed] = {}
@@ -155,6 +157,8 @@ class Line:
             self._keep_warm(recipe)
             return
         started_ns = self.clock.now_ns()
+        if started_ns >= part.entry.due_ns:
+            return  # answered LATE already; the parts behind it can still be in time
         decision, evidence, stages = examine(part.frame, recipe, self.clock)
         if decision.reason is Reason.ENGINE_FAULT:
             self.conditions.raise_fault("engine", decision.detail)
@@ -258,6 +262,7 @@ class Line:
             if in_time and self.docket.claim(settled.answer.sequence):
                 self._send(settled)
         for overdue in self.docket.overdue(self.clock.now_ns()):
+            self._on_unbooked(overdue.settled.answer)  # first of all: what was told must be known after kill -9
             self._send(overdue.settled)
             if overdue.overrides:
                 answer = overdue.settled.answer

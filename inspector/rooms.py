@@ -87,6 +87,7 @@ def fit_out(
             on_settled=on_settled,
             on_event=on_event,
             on_booked=store.offer,
+            on_unbooked=book.unbooked.note,
         )
     except BaseException:
         book.close()

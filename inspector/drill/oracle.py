@@ -73,7 +73,7 @@ class Oracle:
             self.repeated += 1
             if key[0] not in self.killed:
                 self._blame(answer, "answered twice by one run")
-            elif known[0] != answer and Verdict.INVALID is not known[0].verdict:
+            elif known[0] != answer:
                 self._blame(answer, f"first answered {known[0].verdict.value}, then {_word(answer)}")
             return
         self.sent[key] = (answer, now_ns)

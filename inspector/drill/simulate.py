@@ -75,8 +75,8 @@ class Simulation:
                 self._restart()
         self._end()
         self.oracle.judge(self.shots, self.opened)
-        if any(first.verdict is not then.verdict for first, then in self.controller.conflicts):
-            self.oracle.faults.append("the controller got two verdicts for one part")
+        for first, then in self.controller.conflicts:
+            self.oracle.faults.append(f"({first.epoch}, {first.sequence}) came twice: {first.reason}, {then.reason}")
         outcomes = Counter((a.reason.value if a.reason else a.verdict.value) for a, _ in self.oracle.sent.values())
         return Result(
             self._plan.seed, len(self.opened), self.oracle.faults, outcomes, self.oracle.lateness_us, self._kills
@@ -109,6 +109,7 @@ class Simulation:
             pace=Pace(),
             queue=3,
             pause=self._rest,
+            on_unbooked=book.unbooked.note,
         )
         line.parts = _Parts(3, self.oracle, book.epoch)
         line.rows = _Rows(4096, self.oracle)

@@ -24,6 +24,7 @@ from inspector.ledger.opening import Ballast, Examined, examine, lock, set_aside
 from inspector.ledger.restart import Recovery
 from inspector.ledger.rows import GENESIS, Note, Override, Row, note_cells
 from inspector.ledger.transaction import Batch, commit, prepare, refusal
+from inspector.ledger.unbooked import Unbooked
 
 __all__ = ["Book", "BookStatistics", "Note", "Override", "Recovery", "Row"]
 
@@ -66,10 +67,8 @@ class Book:
         self._gate = threading.Lock()  # held by a write; by a checkpoint only when the WAL has grown past its limit
         self._state = threading.Lock()
         self._numbers = Numbers()
-        self._durable = 0
-        self._dirty_since_ns = self._syncing_since_ns = 0
-        self._fault = ""
-        self._durations = Durations()
+        self._durable = self._dirty_since_ns = self._syncing_since_ns = 0
+        self._fault, self._durations = "", Durations()
         self._rows = self._commits = self._batch_peak = self._failures = 0
 
     # -- opening and closing ---------------------------------------------------------------------------------------
@@ -116,6 +115,7 @@ class Book:
             text = f"{before.unchecked_bytes} bytes were not checked in full at start; ledger verify does"
             notes.append(Note(wall_ns, "unchecked", text))
         self._start_epoch(connection, before, marks, notes)
+        self.unbooked = Unbooked(suffixed(self.path, ".unbooked"))
         self._marks = MarksFile(marks_path)
         self._marks.restart(self._epoch, self._link)
         self._janitor = schema.connect(self.path, busy_ms=self._busy_ms, vfs=self._vfs)
@@ -164,6 +164,7 @@ class Book:
         self._janitor = self._writer = None
         if self._marks is not None:
             self._marks.close()
+            self.unbooked.close()
             self._marks = None
         for descriptor in (self._wal_fd, self._lock_fd):
             if descriptor >= 0:
@@ -277,8 +278,9 @@ class Book:
         """
         connection = self._usable()
         try:
+            sent, wall_ns = self.unbooked.known(), self._clock.wall_ns()
             recovery, rows = restart.recover(
-                connection, epoch=self._epoch, boot_id=self._boot_id, now_ns=now_ns, wall_ns=self._clock.wall_ns()
+                connection, epoch=self._epoch, boot_id=self._boot_id, now_ns=now_ns, wall_ns=wall_ns, sent=sent
             )
             self.write(rows)
             restart.done(connection, self._epoch)
@@ -310,7 +312,6 @@ class Book:
 
     def statistics(self) -> BookStatistics:
         """A snapshot."""
-        now_ns = self._clock.now_ns()
         with self._state:
             oldest_ns = self._syncing_since_ns or self._dirty_since_ns
             return BookStatistics(
@@ -323,7 +324,7 @@ class Book:
                 commit_p99_us=self._durations.percentile_us(0.99),
                 commit_max_us=self._durations.longest_us,
                 wal_bytes=self.wal_bytes,
-                lag_ns=now_ns - oldest_ns if oldest_ns else 0,
+                lag_ns=self._clock.now_ns() - oldest_ns if oldest_ns else 0,
                 durable=self._durable,
                 committed=self._numbers.contiguous,
             )

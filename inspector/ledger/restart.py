@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import apsw
 
-from inspector.frame import Answer, Reason, Settled
+from inspector.frame import Answer, Reason, Settled, Verdict
 from inspector.ledger import schema
 from inspector.ledger.marks import Marks
 from inspector.ledger.rows import (
@@ -77,22 +78,47 @@ def done(connection: apsw.Connection, epoch: int) -> None:
 
 
 def recover(
-    connection: apsw.Connection, *, epoch: int, boot_id: str, now_ns: int, wall_ns: int
+    connection: apsw.Connection,
+    *,
+    epoch: int,
+    boot_id: str,
+    now_ns: int,
+    wall_ns: int,
+    sent: Mapping[tuple[int, int], Answer],
 ) -> tuple[Recovery, list[Row]]:
-    """What is undone below ``epoch``, and the rows that account for it. Reads only."""
+    """What is undone below ``epoch``, and the rows that account for it. Reads only.
+
+    ``sent``: answers that left before their row was booked; what was told once is booked as it was told.
+    """
     below = connection.execute("SELECT value FROM state WHERE key = 'recovered_below'").get or 0
     past: list[tuple[int, int, str]] = list(connection.execute(_PAST, (epoch, below)))
     rows: list[Row] = []
     gaps: list[Note] = []
     for old, opened, old_boot in past:
         undecided, unknown = _undone(connection, old, opened, same_boot=bool(boot_id) and old_boot == boot_id)
-        rows.extend(Settled(_decided_now(connection, old, number, now_ns, wall_ns)) for number in undecided)
+        rows.extend(
+            Settled(sent.get((old, number)) or _decided_now(connection, old, number, now_ns, wall_ns))
+            for number in undecided
+        )
         gaps.extend(Note(wall_ns, GAP, text, old, first, last) for text, first, last in unknown)
     unacknowledged = _unacknowledged(connection, epoch, boot_id, now_ns)
     found = [row.answer for row in rows if isinstance(row, Settled)]
     told = [answer for answer in unacknowledged if answer.reason is Reason.RESTARTED] + found
-    resend = [answer for answer in unacknowledged if answer.reason is not Reason.RESTARTED]
-    return Recovery(tuple(resend), tuple(told), tuple(gaps)), [*rows, *gaps]
+    decided = [answer for answer in unacknowledged if answer.reason is not Reason.RESTARTED]
+    resend = [sent.get((answer.epoch, answer.sequence), answer) for answer in decided]
+    return Recovery(tuple(resend), tuple(told), tuple(gaps)), [*rows, *_unbooked_overrides(connection, sent), *gaps]
+
+
+def _unbooked_overrides(connection: apsw.Connection, sent: Mapping[tuple[int, int], Answer]) -> list[Override]:
+    """What was sent instead of a decision that did reach the ledger, its override not."""
+    found = []
+    for (epoch, sequence), answer in sent.items():
+        cells = stored_answer(connection, epoch, sequence)
+        if cells is None or stored_override(connection, epoch, sequence) is not None or answer.reason is None:
+            continue
+        if answer_of(cells).verdict is not Verdict.INVALID:
+            found.append(Override(epoch, sequence, answer.reason, answer.settled_ns, answer.detail))
+    return found
 
 
 def _undone(

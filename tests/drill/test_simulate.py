@@ -155,6 +155,11 @@ def override_is_not_booked(line: Line) -> None:
     ]
 
 
+def unbooked_answers_are_forgotten(line: Line) -> None:
+    """kill -9 between an answer and its row: the next run tells the controller something else."""
+    line._on_unbooked = lambda answer: None
+
+
 class _Camera:
     """Another camera in front of the first."""
 
@@ -183,6 +188,7 @@ MUTANTS = [
     a_claim_always_succeeds,
     closing_settles_nothing,
     override_is_not_booked,
+    unbooked_answers_are_forgotten,
 ]
 
 
