@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
+
 from inspector.camera import Camera
 from inspector.cameras import make_camera
 from inspector.clock import Clock
@@ -48,6 +50,7 @@ def fit_out(
     wrap_camera: Callable[[Camera], Camera],
 ) -> Rooms:
     """Open the book and fit the rest around it. Raises ConfigError, LedgerError, CameraError."""
+    cv2.setNumThreads(1)  # small pictures gain nothing from a pool, and the engine needs the cores
     state = settings.station.state_dir
     camera = make_camera(settings.camera, clock=clock, window=ingredients.preprocess.window)
     alarms = Alarms(settings.alarm.fails, settings.alarm.among, settings.alarm.no_reject_run)

@@ -198,7 +198,7 @@ def _broken(sized: _Sized, limits: Limits, region: int, counting: NDArray[np.boo
 
 
 def _px(area: float, length: float) -> str:
-    return f"{area:.4g} px, {length:.1f} px long" if length else f"{area:.4g} px"
+    return f"{_plain(area)} px, {length:.1f} px long" if length else f"{_plain(area)} px"
 
 
 def _minimums(limits: Limits) -> str:
@@ -212,7 +212,7 @@ def _minimums(limits: Limits) -> str:
 
 def _above(what: str, unit: str, value: float, limit: float) -> list[str]:
     key = f"max_{what.replace(' ', '_')}_{unit}"
-    return [f"{what} {value:.4g} {unit} > {key} {limit:g}"] if value > limit else []
+    return [f"{what} {_plain(value)} {unit} > {key} {limit:g}"] if value > limit else []
 
 
 def _defects(
@@ -261,3 +261,8 @@ def _defects(
 def _threshold32(threshold: float) -> np.float32:
     nearest = np.float32(threshold)
     return nearest if float(nearest) >= threshold else np.nextafter(nearest, np.float32(np.inf))
+
+
+def _plain(value: float) -> str:
+    """Four figures as people write them, never 2e+04."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
