@@ -108,6 +108,8 @@ def make_fabric(config: FitConfig) -> Any:
     from lightning_fabric import Fabric
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and config.max_minutes:
+        raise ValueError("--max-minutes is for one process: each rank would read its own clock; use --epochs")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     cuda = torch.cuda.is_available()
     kind: dict[str, Any] = {"bf16": "bf16-mixed", "fp16": "16-mixed" if cuda else "bf16-mixed", "f32": "32-true"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -91,12 +94,26 @@ def test_two_processes_train_one_network(plain_set: Path, tmp_path: Path) -> Non
     command += ["fit", "--data", str(plain_set), "--layout", "folder", "--out", str(tmp_path), "--recipe", "fast"]
     command += ["--width", "4", "--batch", "4", "--epochs", "1", "--precision", "f32", "--threads", "1"]
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [*command, "--set", "size=64"], cwd=root, capture_output=True, text=True, timeout=110, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("best validation IoU") == 1
+    with (tmp_path / "out.txt").open("w") as out:
+        group = subprocess.Popen(
+            [*command, "--set", "size=64"], cwd=root, stdout=out, stderr=out, start_new_session=True
+        )
+        try:
+            code = group.wait(timeout=100)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group.pid, signal.SIGKILL)  # the workers too, or they would outlive a failed test
+    told = (tmp_path / "out.txt").read_text()
+    assert code == 0, told
+    assert told.count("best validation IoU") == 1
     assert load(tmp_path / "last.pt")["progress"]["epoch"] == 1
+
+
+def test_time_limit_is_for_one_process(plain_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes would read several clocks, part ways and wait for each other for ever: refused."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="one process"):
+        fit(small(max_minutes=1.0), plain_set, tmp_path)
 
 
 def test_resume_refuses_another_split(plain_set: Path, tmp_path: Path) -> None:
