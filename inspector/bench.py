@@ -13,12 +13,13 @@ from typing import Any
 from inspector.camera import Camera, CameraStatistics
 from inspector.cameras import make_camera
 from inspector.clock import Clock, SystemClock, sleep_s
-from inspector.config import CameraSettings, Settings, load
+from inspector.config import Settings, load
 from inspector.errors import InspectorError
 from inspector.figures import percentiles
 from inspector.frame import Decision, FloatMap, Frame, Missed
 from inspector.link.listen import Arrival, ReferenceController
 from inspector.recipe import engine_opener, open_proven, read_ingredients
+from inspector.sections import CameraSettings
 from inspector.station import Hooks, Station
 
 BLOCK = 25

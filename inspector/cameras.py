@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspector.camera import Camera
 from inspector.clock import Clock
-from inspector.config import CameraSettings
+from inspector.sections import CameraSettings
 
 Window = tuple[int, int, int, int]
 

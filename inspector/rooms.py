@@ -11,7 +11,7 @@ from inspector.camera import Camera
 from inspector.cameras import make_camera
 from inspector.clock import Clock
 from inspector.conditions import Conditions
-from inspector.config import LinkSettings, Settings, StoreSettings
+from inspector.config import Settings
 from inspector.decision import Alarms
 from inspector.docket import Docket
 from inspector.fittings import Pace
@@ -23,6 +23,7 @@ from inspector.link.controller import ControllerLink
 from inspector.link.keys import CurveKeys
 from inspector.link.viewers import ViewersLink
 from inspector.recipe import Ingredients
+from inspector.sections import LinkSettings, StoreSettings
 
 MS = 1_000_000
 
@@ -111,7 +112,7 @@ def _docket(settings: Settings, book: Book) -> Docket:
 def _store(wanted: StoreSettings, settings: Settings, clock: Clock) -> Store:
     return Store(
         settings.station.state_dir / "images",
-        policy=Policy(frozenset(Verdict(word) for word in wanted.save), wanted.every_pass),
+        policy=Policy(frozenset(Verdict(word) for word in wanted.save), wanted.every_pass, wanted.pass_from_score),
         quota_bytes=int(wanted.quota_mb * 1e6),
         keep_days=wanted.keep_days,
         clock=clock,

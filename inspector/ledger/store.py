@@ -32,17 +32,23 @@ _TIDY_LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which parts are saved. By number, not by chance, so that a replay saves the same ones."""
+    """Which parts are saved. By number and score, not by chance, so that a replay saves the same ones."""
 
     save: frozenset[Verdict] = frozenset({Verdict.FAIL, Verdict.INVALID})
     every_pass: int = 100
     """Every n-th PASS as well; 0 = none."""
+    pass_from_score: float = 0.0
+    """Every PASS with at least this score as well; 0 = none."""
 
     def wants(self, answer: Answer) -> bool:
         """True when this part's image is to be kept. Parts for review always are."""
         if answer.verdict in self.save or answer.review:
             return True
-        return answer.verdict is Verdict.PASS and self.every_pass > 0 and answer.sequence % self.every_pass == 0
+        if answer.verdict is not Verdict.PASS:
+            return False
+        if 0.0 < self.pass_from_score <= answer.score:
+            return True
+        return self.every_pass > 0 and answer.sequence % self.every_pass == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ def test_the_policy_saves_by_verdict_and_every_nth_pass(part: Make) -> None:
     assert policy.wants(part(1, 1, Verdict.INVALID).answer)
     assert policy.wants(part(1, 1, review=True).answer)
     assert not Policy(save=frozenset(), every_pass=0).wants(part(1, 6).answer)
+    assert Policy(every_pass=0, pass_from_score=0.25).wants(part(1, 1).answer)  # its score is 0.25
+    assert not Policy(every_pass=0, pass_from_score=0.26).wants(part(1, 1).answer)
 
 
 def test_a_part_without_an_image_is_not_saved(open_store: Callable[..., Store], part: Make) -> None:

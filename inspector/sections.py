@@ -1,0 +1,176 @@
+"""The tables of config.toml: their keys, defaults and what is allowed. Each is documented in config.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(ge=0, le=1 << 53)]
+Register = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+Window = Annotated[tuple[int, ...], Field(min_length=4, max_length=4)]
+
+
+class Section(BaseModel):
+    """A table of config.toml; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StationSettings(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = "line-1"
+    state_dir: Path = Path("state")
+    """Ledger, images and the daemon's own socket live here."""
+
+
+class CameraSettings(Section):
+    kind: Literal["synthetic", "folder", "genicam"] = "synthetic"
+    rate_hz: NotNegative = 10.0
+    """Parts per second for synthetic and folder; 0 = as fast as possible."""
+    views: Annotated[int, Field(ge=1, le=16)] = 1
+    """Frames per part; the worst view decides, a missing one makes the part INVALID."""
+    seed: Whole = 1
+    distinct: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Synthetic: cycle through so many rendered parts (0 = render each part anew)."""
+    folder: Path = Path("images")
+    layout: Literal["auto", "folder", "kolektor-sdd", "magnetic-tile", "neu-seg"] = "auto"
+    loop: bool = False
+    producers: tuple[Path, ...] = ()
+    """GenTL producers (.cti); empty = the simulator in the genicam wheel."""
+    serial: str = ""
+    model: str = ""
+    user_name: str = ""
+    features: tuple[tuple[str, bool | Register | float | str], ...] = ()
+    """SFNC features, written in this order and read back."""
+    buffers: Annotated[int, Field(ge=2, le=1024)] = 32
+    frame_id_bits: Literal[16, 32, 64] = 64
+
+
+class PartSettings(Section):
+    calibration: Path | None = None
+    """Calibration file of this station; none = the whole frame is the part, nothing is located."""
+
+
+class EngineSettings(Section):
+    bundle: Path = Path("engines/commutator")
+    backend: Literal["auto", "openvino", "onnxruntime", "tensorrt"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """0 = all cores this process may use."""
+    pinning: bool = False
+    keep_alive_s: NotNegative = 2.0
+    """Run the engine on a blank image after so long without a part; 0 = never."""
+
+
+class TimingSettings(Section):
+    gate_ms: Positive = 150.0
+    """From the frame to the controller's gate."""
+    slack_ms: Positive = 10.0
+    """Kept back for the answer's way: due = taken + gate - slack."""
+    commit_margin_ms: NotNegative = 2.0
+    """A PASS or FAIL whose row is not committed so long before its due time goes out as INVALID UNRECORDED."""
+    queue: Annotated[int, Field(ge=1, le=256)] = 4
+    """Parts that may wait for the engine; one more displaces the oldest (DROPPED)."""
+
+    @model_validator(mode="after")
+    def _gate_holds_the_rest(self) -> TimingSettings:
+        if self.slack_ms + self.commit_margin_ms >= self.gate_ms:
+            raise ValueError("gate_ms must be larger than slack_ms + commit_margin_ms")
+        return self
+
+
+class ZoneSettings(Section):
+    name: Annotated[str, Field(min_length=1, max_length=32)]
+    polygon: tuple[tuple[float, float], ...] = ()
+    """Corner points in map pixels (0..255); at least three."""
+    rectangle: Window | None = None
+    """x, y, width, height in map pixels."""
+    ignore: bool = False
+    limits: dict[str, float] = {}
+    """Limits that replace the station's inside this zone."""
+    review: dict[str, float] = {}
+
+
+class DecisionSettings(Section):
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Score from which a pixel counts as defect; none = the engine bundle's operating point."""
+    limits: dict[str, float] = {}
+    """Limits by name, see docs/decision.md; none = the engine bundle's operating point."""
+    review: dict[str, float] = {}
+    """Lower limits of the review band: FAIL with the review flag between them and the limits."""
+    zones: tuple[ZoneSettings, ...] = ()
+
+
+class AlarmSettings(Section):
+    fails: Whole = 5
+    """Alarm when so many ..."""
+    among: Annotated[int, Field(ge=1, le=10000)] = 10
+    """... of so many consecutive parts failed (0 fails = off)."""
+    no_reject_run: Whole = 0
+    """Alarm after so many parts without a reject (0 = off)."""
+
+
+class LinkSettings(Section):
+    endpoint: str = "tcp://127.0.0.1:5570"
+    viewers: str = "tcp://127.0.0.1:5571"
+    """Socket for viewers; empty = none."""
+    announcements: bool = False
+    """True: the controller announces each part, and that announcement is the trigger."""
+    announce_wait_ms: Positive = 20.0
+    """A frame may come so long before its announcement."""
+    heartbeat_ms: Positive = 200.0
+    resend_ms: Positive = 50.0
+    keys_dir: Path | None = None
+    """CURVE keys; none = plaintext, allowed on loopback only."""
+    allow_plaintext: bool = False
+    max_message_bytes: Annotated[int, Field(ge=512, le=16 << 20)] = 65536
+    viewer_images: bool = True
+
+
+class LedgerSettings(Section):
+    sync: Literal["normal", "full"] = "normal"
+    sync_interval_ms: Positive = 50.0
+    ballast_bytes: Whole = 4 << 20
+    """Freed when the disk is full, so that the line can stop in order."""
+
+
+class StoreSettings(Section):
+    save: tuple[Literal["PASS", "FAIL", "INVALID"], ...] = ("FAIL", "INVALID")
+    every_pass: Whole = 100
+    """Save every n-th PASS as well (0 = none)."""
+    pass_from_score: Probability = 0.5
+    """Save every PASS whose highest score reaches this (0 = none), so that what nearly failed can be judged."""
+    quota_mb: Positive = 2048.0
+    keep_days: Positive = 90.0
+    min_free_mb: NotNegative = 512.0
+
+
+class HealthSettings(Section):
+    metrics: str = "127.0.0.1:9570"
+    """Address of the Prometheus endpoint; empty = none."""
+    stale_ms: Positive = 2000.0
+    """A stage without a heartbeat for so long stops the watchdog."""
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+    parts: bool = True
+    """One line per part."""
+
+
+class ReviewSettings(Section):
+    """Which parts people judge, see docs/review.md."""
+
+    pass_rate: Probability = 1.0
+    """Of the stored pictures of PASS that are not borderline, the share that is judged, at random."""
+    borderline: Probability = 0.8
+    """A PASS is borderline from this share of the threshold on; a spot that was let pass always is."""
+    borderline_rate: Probability = 1.0
+    """Share of the borderline PASS that is judged."""
+    seed: Whole = 1
+    """Chooses the sample and the order; changing it draws another sample."""
