@@ -22,11 +22,11 @@ def examine(frame: Frame, recipe: Recipe, clock: Clock) -> tuple[Decision, Evide
     try:
         scores = _scores(crop, recipe)
     except EngineError as error:
-        return invalid(Reason.ENGINE_FAULT, str(error)), Evidence(image=crop.image), (prepared,)
+        return invalid(Reason.ENGINE_FAULT, str(error)), Evidence(crop.image, geometry=crop.geometry), (prepared,)
     t2 = clock.now_ns()
     decision, mask = decide(scores, recipe.rules, crop.geometry)
     stages = (prepared, ("engine", (t2 - t1) // 1000), ("decide", (clock.now_ns() - t2) // 1000))
-    return decision, Evidence(crop.image, mask), stages
+    return decision, Evidence(crop.image, mask, crop.geometry), stages
 
 
 def _scores(crop: Crop | TiledCrop, recipe: Recipe) -> FloatMap:

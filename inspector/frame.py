@@ -237,6 +237,8 @@ class Evidence:
 
     image: Grey | None = None
     mask: BoolMap | None = None
+    geometry: Geometry | None = None
+    """How ``image`` lies in the frame; None where it is the frame itself."""
 
 
 @dataclass(frozen=True, slots=True)

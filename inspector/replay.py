@@ -178,7 +178,7 @@ def _decided(chunk: list[_Prepared], running: Future[tuple[FloatMap, int]], reci
         sample, truth = one.read.sample, one.read.truth
         if isinstance(one.crop, Crop):
             decision, mask = decide(next(rest)[0], recipe.rules, one.crop.geometry)
-            yield Replayed(sample, decision, Evidence(one.crop.image, mask), truth, engine_us)
+            yield Replayed(sample, decision, Evidence(one.crop.image, mask, one.crop.geometry), truth, engine_us)
         elif one.crop is not None:
             yield Replayed(sample, one.crop, Evidence(), truth, 0)
         else:

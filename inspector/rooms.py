@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 
+from inspector.archive.recipes import keep_recipe
 from inspector.camera import Camera
 from inspector.cameras import make_camera
 from inspector.clock import Clock
@@ -24,6 +25,8 @@ from inspector.link.keys import CurveKeys
 from inspector.link.viewers import ViewersLink
 from inspector.recipe import Ingredients
 from inspector.sections import LinkSettings, StoreSettings
+
+__all__ = ["MS", "Rooms", "fit_out", "keep_recipe"]
 
 MS = 1_000_000
 
@@ -63,6 +66,7 @@ def fit_out(
     )
     book.open()
     try:
+        keep_recipe(settings, ingredients.calibration)
         link = ControllerLink(
             settings.link.endpoint,
             epoch=book.epoch,

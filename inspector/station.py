@@ -26,7 +26,7 @@ from inspector.health.timings import Timings
 from inspector.journal import Log, open_journal, tell_part
 from inspector.line import POLL_S, Line
 from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingredients
-from inspector.rooms import MS, Rooms, fit_out
+from inspector.rooms import MS, Rooms, fit_out, keep_recipe
 from inspector.seat import Seat
 from inspector.vitals import Vitals
 from inspector.watch import Rekeying, Watch
@@ -278,6 +278,7 @@ class Station:
         try:
             wanted = config.load(self.config_path).settings if self.config_path is not None else self.settings
             fresh = read_ingredients(wanted, self.clock)
+            keep_recipe(wanted, fresh.calibration)  # before a part is decided with it
             recipe = self.line.recipe
             if recipe is None or fresh.bundle.manifest != self.ingredients.bundle.manifest:
                 with self.notifier.patience(lambda: self.watch.look(loading=True)):

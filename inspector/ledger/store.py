@@ -20,6 +20,7 @@ import numpy as np
 from inspector.clock import Clock
 from inspector.errors import LedgerError
 from inspector.frame import Answer, Grey, Settled, Verdict
+from inspector.ledger.imprint import stamped
 from inspector.ledger.pictures import REMOVING, STORED, WRITING, Index, Stored, set_keep
 from inspector.ledger.rows import picture_name
 
@@ -307,6 +308,8 @@ def _encode(settled: Settled) -> tuple[Stored, bytes, bytes]:
     answer, evidence = settled.answer, settled.evidence
     assert evidence.image is not None
     image = _png(evidence.image)
+    if evidence.geometry is not None:
+        image = stamped(image, evidence.geometry)
     mask = b"" if evidence.mask is None else _png(evidence.mask.astype(np.uint8) * np.uint8(255))
     stored = Stored(
         epoch=answer.epoch,
