@@ -172,5 +172,7 @@ class ReviewSettings(Section):
     """A PASS is borderline from this share of the threshold on; a spot that was let pass always is."""
     borderline_rate: Probability = 1.0
     """Share of the borderline PASS that is judged."""
+    second_rate: Probability = 0.1
+    """Share of the parts that two people judge, so that they can be compared."""
     seed: Whole = 1
     """Chooses the sample and the order; changing it draws another sample."""

@@ -146,17 +146,26 @@ def read_index(root: Path) -> list[Stored]:
 
     Raises LedgerError.
     """
+    return _read(root, "1 ORDER BY epoch, sequence", ())
+
+
+def _read(root: Path, where: str, values: tuple[int, ...]) -> list[Stored]:
     if not (root / INDEX_NAME).is_file():
         return []
     try:
         connection = apsw.Connection(str(root / INDEX_NAME), flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(2000)
         try:
-            return list(_rows(connection, "1 ORDER BY epoch, sequence", ()))
+            return list(_rows(connection, where, values))
         finally:
             connection.close()
     except apsw.Error as error:
         raise LedgerError(f"cannot read the image index {root / INDEX_NAME}", found=str(error)) from error
+
+
+def read_index_after(root: Path, epoch: int, sequence: int) -> list[Stored]:
+    """The rows of parts after this one, in their order: for a reader that keeps up. Raises LedgerError."""
+    return _read(root, "(epoch, sequence) > (?, ?) ORDER BY epoch, sequence", (epoch, sequence))
 
 
 def set_keep(root: Path, epoch: int, sequence: int, keep: bool) -> bool:

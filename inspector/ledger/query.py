@@ -172,11 +172,11 @@ def conditions(wanted: Filter) -> tuple[str, tuple[int | str, ...]]:
 class Reading:
     """``with Reading(path) as connection``: closes it, and turns what SQLite says into a LedgerError."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: Path, steps: schema.Steps = schema.MIGRATIONS) -> None:
+        self._path, self._steps = Path(path), steps
 
     def __enter__(self) -> apsw.Connection:
-        self._connection = schema.reader(self._path)
+        self._connection = schema.reader(self._path, steps=self._steps)
         return self._connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -54,7 +54,8 @@ CREATE TABLE epochs (
 ) STRICT"""
 STATE = "CREATE TABLE state (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID"
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ((ANSWERS, RECEIPTS, OVERRIDES, EVENTS, EPOCHS, STATE),)
+Steps = tuple[tuple[str, ...], ...]
+MIGRATIONS: Steps = ((ANSWERS, RECEIPTS, OVERRIDES, EVENTS, EPOCHS, STATE),)
 """What leads from version n to n + 1. Only ever appended to, and only additions: old rows stay as they were hashed."""
 
 _WALK_ROWS = 20_000
@@ -94,15 +95,14 @@ def connect(path: Path, *, busy_ms: int = 250, vfs: str | None = None) -> apsw.C
     return connection
 
 
-def reader(path: Path, *, busy_ms: int = 2000) -> apsw.Connection:
+def reader(path: Path, *, busy_ms: int = 2000, steps: Steps = MIGRATIONS) -> apsw.Connection:
     """A connection that only reads. Raises LedgerError when there is no ledger, or one that is newer than this code."""
     if not path.is_file():
-        raise LedgerError("no ledger", expected=f"a file {path}", found="nothing", do="Name it with --ledger.")
+        raise LedgerError("no ledger", expected=f"a file {path}", found="nothing", do="Name the station's state-dir.")
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(busy_ms)
-        check_version(connection, path)
-        version = connection.pragma("user_version")
+        version = check_version(connection, path, steps)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise LedgerError(f"{path} is not a readable ledger", found=str(error)) from error
     except apsw.Error as error:
@@ -112,38 +112,40 @@ def reader(path: Path, *, busy_ms: int = 2000) -> apsw.Connection:
     return connection
 
 
-def check_version(connection: apsw.Connection, path: Path) -> int:
+def check_version(connection: apsw.Connection, path: Path, steps: Steps = MIGRATIONS) -> int:
     """The file's version. Raises LedgerError for one that only a newer inspector understands."""
     version = int(connection.pragma("user_version") or 0)
-    if version > len(MIGRATIONS):
+    if version > len(steps):
         raise LedgerError(
             f"the ledger {path} was written by a newer inspector",
-            expected=f"version {len(MIGRATIONS)} or older",
+            expected=f"version {len(steps)} or older",
             found=f"version {version}",
             do="Run that one, or name another file.",
         )
     return version
 
 
-def migrate(connection: apsw.Connection, path: Path) -> str:
+def migrate(connection: apsw.Connection, path: Path, steps: Steps = MIGRATIONS) -> str:
     """Bring the file to this code's version, in one transaction; an existing ledger is copied beside itself first.
+
+    ``steps``: what leads from each version to the next, for other files that are kept as the ledger is.
 
     Returns one line that says what was done, empty when nothing was.
     """
-    version = check_version(connection, path)
-    if version == len(MIGRATIONS):
+    version = check_version(connection, path, steps)
+    if version == len(steps):
         return ""
     said = ""
     if version > 0:
         copy = path.with_name(f"{path.name}.v{version}")
         with apsw.Connection(str(copy)) as target, target.backup("main", connection, "main") as backup:
             backup.step(-1)
-        said = f"migrated from version {version} to {len(MIGRATIONS)}; the old file is kept as {copy.name}"
+        said = f"migrated from version {version} to {len(steps)}; the old file is kept as {copy.name}"
     with connection:
-        for statements in MIGRATIONS[version:]:
+        for statements in steps[version:]:
             for statement in statements:
                 connection.execute(statement)
-        connection.pragma("user_version", len(MIGRATIONS))
+        connection.pragma("user_version", len(steps))
     return said
 
 
