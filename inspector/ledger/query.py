@@ -172,7 +172,7 @@ def conditions(wanted: Filter) -> tuple[str, tuple[int | str, ...]]:
 class Reading:
     """``with Reading(path) as connection``: closes it, and turns what SQLite says into a LedgerError."""
 
-    def __init__(self, path: Path, steps: schema.Steps = schema.MIGRATIONS) -> None:
+    def __init__(self, path: Path, steps: schema.Steps | None = None) -> None:
         self._path, self._steps = Path(path), steps
 
     def __enter__(self) -> apsw.Connection:

@@ -95,7 +95,7 @@ def connect(path: Path, *, busy_ms: int = 250, vfs: str | None = None) -> apsw.C
     return connection
 
 
-def reader(path: Path, *, busy_ms: int = 2000, steps: Steps = MIGRATIONS) -> apsw.Connection:
+def reader(path: Path, *, busy_ms: int = 2000, steps: Steps | None = None) -> apsw.Connection:
     """A connection that only reads. Raises LedgerError when there is no ledger, or one that is newer than this code."""
     if not path.is_file():
         raise LedgerError("no ledger", expected=f"a file {path}", found="nothing", do="Name the station's state-dir.")
@@ -112,9 +112,9 @@ def reader(path: Path, *, busy_ms: int = 2000, steps: Steps = MIGRATIONS) -> aps
     return connection
 
 
-def check_version(connection: apsw.Connection, path: Path, steps: Steps = MIGRATIONS) -> int:
+def check_version(connection: apsw.Connection, path: Path, steps: Steps | None = None) -> int:
     """The file's version. Raises LedgerError for one that only a newer inspector understands."""
-    version = int(connection.pragma("user_version") or 0)
+    version, steps = int(connection.pragma("user_version") or 0), steps or MIGRATIONS
     if version > len(steps):
         raise LedgerError(
             f"the ledger {path} was written by a newer inspector",
@@ -125,13 +125,14 @@ def check_version(connection: apsw.Connection, path: Path, steps: Steps = MIGRAT
     return version
 
 
-def migrate(connection: apsw.Connection, path: Path, steps: Steps = MIGRATIONS) -> str:
+def migrate(connection: apsw.Connection, path: Path, steps: Steps | None = None) -> str:
     """Bring the file to this code's version, in one transaction; an existing ledger is copied beside itself first.
 
     ``steps``: what leads from each version to the next, for other files that are kept as the ledger is.
 
     Returns one line that says what was done, empty when nothing was.
     """
+    steps = steps or MIGRATIONS
     version = check_version(connection, path, steps)
     if version == len(steps):
         return ""
