@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspector.frame import Verdict
 from inspector.review.records import Stratum
 
-_DAY_NS = 86_400_000_000_000
+DAY_NS = 86_400_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Plan:
         The strata are mixed, so the place tells nothing; and what a day's reviewers got through is a random sample of
         that day in every stratum alike.
         """
-        return -(wall_ns // _DAY_NS), self._draw("place", epoch, sequence)
+        return -(wall_ns // DAY_NS), self._draw("place", epoch, sequence)
 
     def _draw(self, what: str, epoch: int, sequence: int) -> float:
         """0 <= x < 1, as good as random over parts, the same for ever."""
