@@ -90,14 +90,20 @@ def _print_rows(figures: dict[str, Any]) -> None:
 
 
 def _print_certificate(figures: dict[str, Any]) -> None:
-    print(f"\n{'fault':<36}{'rounds':>7}{'parts':>8}{'recovered':>13}  invalid")
+    heads = f"{'rounds':>7}{'parts':>8}{'unanswered':>12}{'false PASS':>12}{'past due':>10}{'recovered':>13}"
+    print(f"\n{'fault':<36}{heads}  invalid")
     for row in figures["faults"]:
         recovered = f"{row['recovered_ms']:.0f} ms" if row["recovered_ms"] is not None else "-"
         reasons = ", ".join(f"{count} {name}" for name, count in row["invalid"].items())
-        print(f"{row['name']:<36}{row['rounds']:>7}{row['parts']:>8}{recovered:>13}  {reasons} {row['note']}")
-    hidden = {"faults", "violations", "epochs"}
+        counts = f"{row['rounds']:>7}{row['parts']:>8}{row['unanswered']:>12}{row['false_pass']:>12}"
+        times = f"{row['lateness_max_ms']:>7.1f} ms{recovered:>13}"
+        print(f"{row['name']:<36}{counts}{times}  {reasons} {row['note']}")
+    hidden = {"about", "bars", "faults", "violations", "epochs", "timeline"}
     print()
     _print_rows({key: value for key, value in figures.items() if key not in hidden})
+    for bar in figures["bars"]:
+        if not bar["met"]:
+            print(f"missed: {bar['what']}, at most {bar['bar']:g}, found {bar['found']:.1f}")
     for line in figures["violations"]:
         print(f"VIOLATION {line}")
     print("certificate:", "no violation" if not figures["violations"] else f"{len(figures['violations'])} violations")

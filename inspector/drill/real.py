@@ -6,47 +6,23 @@ controller heard, what the ledger keeps, and what the camera's frames said of th
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inspector import __version__
 from inspector.clock import Clock, SystemClock
-from inspector.drill.scenes import SCENES, Scene, mount_small_disk, unmount
+from inspector.drill.certificate import Certificate, Played, certify
+from inspector.drill.disk import mount_small_disk, unmount
+from inspector.drill.scenes import SCENES, NotFeltError, Scene
 from inspector.drill.testbed import Testbed
 from inspector.errors import ConfigError, InspectorError
-from inspector.figures import percentiles
-from inspector.frame import Reason, Verdict
-from inspector.ledger.audit import verify
-from inspector.link.listen import Arrival
+from inspector.ledger.rows import utc_time
 
 RECOVER_S = 20.0
-
-
-@dataclass(slots=True)
-class Played:
-    """One scene as it went."""
-
-    name: str
-    first: int
-    last: int = 0
-    """Arrivals [first, last) fell into it, its quiet parts afterwards included."""
-    recovered_ms: float | None = None
-    note: str = ""
-
-
-@dataclass(slots=True)
-class Certificate:
-    """The outcome; ``ok`` only when nothing that must not happen did."""
-
-    figures: dict[str, Any]
-    violations: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.violations
 
 
 def drill(
@@ -65,22 +41,32 @@ def drill(
     scenes = choose(names)
     state = folder / "state"
     small_disk = mount_small_disk(state)
+    played = [] if small_disk else [_skipped(scene) for scene in scenes if scene.name == "disk full"]
+    scenes = [scene for scene in scenes if small_disk or scene.name != "disk full"]
     bed = Testbed(folder, bundle, rate_hz, gate_ms, clock, state)
-    played: list[Played] = []
-    quiet = max(3, min(40, parts // (2 * len(scenes))))
+    quiet = max(3, min(40, parts // (2 * max(1, len(scenes)))))
+    began_ns, began = clock.now_ns(), utc_time(clock.wall_ns())
     try:
         bed.start()
         bed.wait_parts(quiet)
-        while len(bed.arrivals) < parts or len(played) < len(scenes):
+        rounds = 0
+        while scenes and (len(bed.arrivals) < parts or not rounds):
             for scene in scenes:
                 on_scene(scene.name, len(bed.arrivals), parts)
-                if scene.name == "disk full" and not small_disk:
-                    if not any(one.name == scene.name for one in played):
-                        played.append(Played(scene.name, 0, 0, None, "skipped: a small disk cannot be mounted here"))
-                    continue
                 played.append(_play(scene, bed, quiet, clock))
+            rounds += 1
+        engine = bed.status()["engine"]
         bed.end(signal.SIGTERM)
-        return _certify(bed, played)
+        about = {
+            "began": began,
+            "seconds": round((clock.now_ns() - began_ns) / 1e9, 1),
+            "rounds": rounds,
+            "rate_hz": rate_hz,
+            "gate_ms": gate_ms,
+            "engine": {key: engine[key] for key in ("bundle", "backend", "precision", "device", "plan_hash")},
+            **_machine(),
+        }
+        return certify(bed, played, about)
     finally:
         bed.close()
         if small_disk:
@@ -96,15 +82,23 @@ def choose(names: list[str] | None) -> list[Scene]:
     return [known[name] for name in names] if names else list(SCENES)
 
 
+def _skipped(scene: Scene) -> Played:
+    return Played(scene, 0, note="skipped: a small disk cannot be mounted here")
+
+
 def _play(scene: Scene, bed: Testbed, quiet: int, clock: Clock) -> Played:
-    one = Played(scene.name, len(bed.arrivals))
-    scene.inject(bed)
+    one = Played(scene, len(bed.arrivals))
+    try:
+        scene.inject(bed)
+    except NotFeltError as error:
+        one.fault = str(error)
     over_ns = bed.ended_ns if scene.restarts else clock.now_ns()
-    if bed.wait_for(lambda: bed.decided_after(over_ns) is not None, RECOVER_S):
-        decided_ns = bed.decided_after(over_ns)
+    since = one.first if scene.restarts else len(bed.arrivals)
+    if bed.wait_for(lambda: bed.decided_after(over_ns, since) is not None, RECOVER_S):
+        decided_ns = bed.decided_after(over_ns, since)
         one.recovered_ms = (decided_ns - over_ns) / 1e6 if decided_ns is not None else None
     else:
-        one.note = f"did not recover: {bed.last_words()}"
+        one.fault = f"did not recover: {bed.last_words()}"
         if not bed.alive:
             raise InspectorError(f"the daemon did not outlive {scene.name!r}", found=bed.last_words())
     bed.wait_parts(quiet)
@@ -112,98 +106,16 @@ def _play(scene: Scene, bed: Testbed, quiet: int, clock: Clock) -> Played:
     return one
 
 
-def _certify(bed: Testbed, played: list[Played]) -> Certificate:
-    arrivals = bed.arrivals
-    violations = [f"{one.name}: {one.note}" for one in played if one.note.startswith("did not recover")]
-    heard = bed.controller.statistics()
-    if heard.conflicts:
-        violations.append(f"{heard.conflicts} answers came twice with different content")
-    unanswered, undelivered, epochs = _unanswered(bed)
-    violations += unanswered
-    false_pass, wrong = _against_the_frames(bed)
-    violations += false_pass + wrong
-    late_ms = [max(0.0, (one.arrived_ns - one.answer.due_ns) / 1e6) for one in arrivals if _timed(one)]
-    lateness = percentiles(late_ms).to_json()
-    reasons = Counter(one.answer.reason.value for one in arrivals if one.answer.reason is not None)
-    figures = {
-        "parts": sum(count["opened"] for count in epochs),
-        "answered": len(arrivals),
-        "unanswered": len(unanswered),
-        "undelivered": undelivered,
-        "conflicting": heard.conflicts,
-        "false_pass": len(false_pass),
-        "wrong_verdict": len(wrong),
-        "pass": sum(one.answer.verdict is Verdict.PASS for one in arrivals),
-        "fail": sum(one.answer.verdict is Verdict.FAIL for one in arrivals),
-        "invalid": dict(sorted(reasons.items())),
-        "lateness_ms": {key: lateness[key] for key in ("p50", "p99", "max")},
-        "epochs": epochs,
-        "duplicates": heard.duplicates,
-        "faults": [_scene_row(one, arrivals) for one in _merged(played)],
-        "violations": violations,
-    }
-    return Certificate(figures, violations)
-
-
-def _timed(arrival: Arrival) -> bool:
-    """Due times of an earlier run passed while nobody was there; what came of them stands in the scene's row."""
-    return arrival.answer.reason not in (Reason.RESTARTED, Reason.STOPPED)
-
-
-def _unanswered(bed: Testbed) -> tuple[list[str], int, list[dict[str, Any]]]:
-    """Numbers that neither ledger nor controller knows; and those in the ledger that never reached the controller."""
-    told = Counter(one.answer.epoch for one in bed.arrivals)
-    problems: list[str] = []
-    epochs: list[dict[str, Any]] = []
-    undelivered = 0
-    files = sorted(bed.state.glob("ledger.db")) + sorted(bed.folder.glob("ledger-before-damage.db"))
-    seen: set[int] = set()
-    for path in files:
-        report = verify(path)
-        for count in report.epochs:
-            if count.epoch in seen:
-                continue
-            seen.add(count.epoch)
-            opened = count.opened if count.opened is not None else count.answers
-            epochs.append({"epoch": count.epoch, "opened": opened, "rows": count.answers, "told": told[count.epoch]})
-            undelivered += max(0, opened - told[count.epoch])
-        problems += [f"{path.name}: {finding}" for finding in report.findings if not finding.known]
-    return problems, undelivered, epochs
-
-
-def _against_the_frames(bed: Testbed) -> tuple[list[str], list[str]]:
-    """A PASS needs a complete frame whose picture the engine passes outside the line as well."""
-    false_pass: list[str] = []
-    wrong: list[str] = []
-    shots = bed.shots()
-    for arrival in bed.arrivals:
-        answer = arrival.answer
-        if answer.verdict is Verdict.INVALID:
-            continue
-        word, shot = shots.get((answer.epoch, answer.frame_id), ("NOTHING", -1))
-        number = f"{answer.epoch}-{answer.sequence} frame {answer.frame_id}"
-        if word != "FRAME":
-            false_pass.append(f"{number} was answered {answer.verdict.value}, its frame was {word}")
-        elif answer.verdict is not bed.expected[shot % len(bed.expected)]:
-            blame = false_pass if answer.verdict is Verdict.PASS else wrong
-            blame.append(f"{number} was answered {answer.verdict.value}, its picture is another verdict's")
-    return false_pass, wrong
-
-
-def _merged(played: list[Played]) -> list[list[Played]]:
-    names = dict.fromkeys(one.name for one in played)
-    return [[one for one in played if one.name == name] for name in names]
-
-
-def _scene_row(rounds: list[Played], arrivals: list[Arrival]) -> dict[str, Any]:
-    answers = [arrival.answer for one in rounds for arrival in arrivals[one.first : one.last]]
-    recovered = [one.recovered_ms for one in rounds if one.recovered_ms is not None]
-    reasons = Counter(answer.reason.value for answer in answers if answer.reason is not None)
+def _machine() -> dict[str, Any]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "name": rounds[0].name,
-        "rounds": len(rounds),
-        "parts": len(answers),
-        "invalid": dict(sorted(reasons.items())),
-        "recovered_ms": max(recovered) if recovered else None,
-        "note": "; ".join(sorted({one.note for one in rounds if one.note})),
+        "machine": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_1min": round(os.getloadavg()[0], 1),
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "version": __version__,
     }

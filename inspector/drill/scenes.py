@@ -5,19 +5,23 @@ from __future__ import annotations
 import shutil
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from inspector.drill.disk import Filler, shrink_log
 from inspector.drill.producer import Fault
 from inspector.drill.subject import Knob
 from inspector.drill.testbed import Testbed
-from inspector.frame import Reason
+from inspector.errors import InspectorError
+from inspector.frame import Reason, State
 from inspector.link.listen import Behaviour
 from inspector.link.viewers import ViewerFeed
 
 Inject = Callable[[Testbed], None]
+
+
+class NotFeltError(InspectorError):
+    """The fault was injected and nothing came of it: the scene would prove nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,10 @@ class Scene:
 
     name: str
     inject: Inject
+    does: str
+    """What is done, for the certificate."""
+    felt: tuple[Reason, ...] = ()
+    """One of these must stand in an answer of the scene, or the fault was not felt."""
     restarts: bool = False
     """The daemon ends in it, in order or not."""
 
@@ -117,20 +125,26 @@ def _ledger_locked(bed: Testbed) -> None:
 
 
 def _disk_full(bed: Testbed) -> None:
-    filler = bed.state / "filler"
-    free = shutil.disk_usage(bed.state).free
+    """Images go first, then rows; each step must be felt."""
+    filler = Filler(bed.state)
     try:
-        with filler.open("wb", buffering=0) as file:
-            block = b"\0" * 65536
-            while free > 0:
-                free -= file.write(block)
-    except OSError:
-        pass  # the disk is full, as wanted
-    reasons = (Reason.UNRECORDED,)
-    # Pages of the log that are there already take rows for a while longer.
-    bed.wait_for(lambda: any(one.answer.reason in reasons for one in bed.arrivals[-5:]), 8.0)
-    bed.pause(1.0)
-    filler.unlink()
+        shed = bed.status()["store"]["shed"]
+        filler.leave(int(bed.tables["store"]["min_free_mb"] * 1e6) // 2)
+        if not bed.until(lambda: bed.status()["store"]["shed"] > shed, 10.0):
+            raise NotFeltError("disk full: a short disk was not felt", expected="images are shed")
+        if any(one.answer.reason is Reason.UNRECORDED for one in bed.arrivals[-3:]):
+            raise NotFeltError("disk full: rows were lost while there was room for them")
+        shrink_log(bed.state / "ledger.db")
+        filler.leave(0)
+        for what, holds in (
+            ("INVALID UNRECORDED", lambda: any(one.answer.reason is Reason.UNRECORDED for one in bed.arrivals[-5:])),
+            ("state Error", lambda: bed.told_state is State.ERROR),
+        ):
+            if not bed.wait_for(holds, 10.0):
+                raise NotFeltError("disk full: it was not felt", expected=what, found=bed.last_words())
+        bed.pause(1.0)
+    finally:
+        filler.gone()
 
 
 def _clock_stepped(bed: Testbed) -> None:
@@ -164,7 +178,7 @@ def _kill(bed: Testbed) -> None:
 def _corrupted(bed: Testbed) -> None:
     bed.end(signal.SIGTERM)
     ledger = bed.state / "ledger.db"
-    shutil.copyfile(ledger, bed.folder / "ledger-before-damage.db")
+    shutil.copyfile(ledger, bed.folder / f"ledger-before-damage-{len(bed.arrivals)}.db")
     data = bytearray(ledger.read_bytes())
     for at in range(4096 + 100, len(data), 4096):
         data[at : at + 64] = b"\xff" * 64
@@ -173,44 +187,25 @@ def _corrupted(bed: Testbed) -> None:
 
 
 SCENES = (
-    Scene("incomplete frames", _incomplete),
-    Scene("frame-id gaps", _gaps),
-    Scene("camera lost and back", _camera_lost),
-    Scene("camera driver crash", _driver_crash),
-    Scene("stalled camera", _stalled),
-    Scene("burst above capacity", _burst),
-    Scene("engine hang", _hang),
-    Scene("engine error", _engine_error),
-    Scene("non-finite output", _not_finite),
-    Scene("slow engine", _slow),
-    Scene("controller silent", _silent),
-    Scene("controller reconnecting", _reconnect),
-    Scene("acknowledgements lost and doubled", _acks),
-    Scene("viewer too slow", _slow_viewer),
-    Scene("ledger locked", _ledger_locked),
-    Scene("disk full", _disk_full),
-    Scene("clock stepped", _clock_stepped),
-    Scene("config reload", _reload),
-    Scene("SIGTERM", _sigterm, restarts=True),
-    Scene("kill -9", _kill, restarts=True),
-    Scene("ledger corrupted", _corrupted, restarts=True),
+    Scene("incomplete frames", _incomplete, "five frames come in part", (Reason.INCOMPLETE,)),
+    Scene("frame-id gaps", _gaps, "four frames are numbered and never delivered", (Reason.MISSED,)),
+    Scene("camera lost and back", _camera_lost, "the cable is out for 1.5 s"),
+    Scene("camera driver crash", _driver_crash, "the driver dies with SIGSEGV"),
+    Scene("stalled camera", _stalled, "no picture is taken for 0.7 s"),
+    Scene("burst above capacity", _burst, "25 frames at once", (Reason.DROPPED, Reason.LATE)),
+    Scene("engine hang", _hang, "one inference takes 1.5 s", (Reason.LATE, Reason.DROPPED)),
+    Scene("engine error", _engine_error, "five inferences raise", (Reason.ENGINE_FAULT,)),
+    Scene("non-finite output", _not_finite, "five maps hold a NaN", (Reason.NOT_FINITE,)),
+    Scene("slow engine", _slow, "each inference outlasts the gate, for 2 s", (Reason.LATE, Reason.DROPPED)),
+    Scene("controller silent", _silent, "it acknowledges nothing for 1.5 s"),
+    Scene("controller reconnecting", _reconnect, "it drops its connection three times"),
+    Scene("acknowledgements lost and doubled", _acks, "half are lost, a third comes twice"),
+    Scene("viewer too slow", _slow_viewer, "a viewer connects and reads nothing"),
+    Scene("ledger locked", _ledger_locked, "another process holds the write lock for 1 s", (Reason.UNRECORDED,)),
+    Scene("disk full", _disk_full, "first too full for images, then for rows, for 1 s", (Reason.UNRECORDED,)),
+    Scene("clock stepped", _clock_stepped, "wall clock 1 h back, 1 day ahead, and right again"),
+    Scene("config reload", _reload, "new rules, a broken file, the old rules"),
+    Scene("SIGTERM", _sigterm, "the daemon ends in order and starts again", restarts=True),
+    Scene("kill -9", _kill, "the daemon is killed and starts again", restarts=True),
+    Scene("ledger corrupted", _corrupted, "every page of the ledger is damaged between two runs", restarts=True),
 )
-
-
-def mount_small_disk(folder: Path, size_mb: int = 48) -> bool:
-    """A small tmpfs for the ledger, so that it can be filled; False where this process may not mount."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = shutil.which("mount")
-    if mount is None:
-        return False
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    return done.returncode == 0
-
-
-def unmount(folder: Path) -> None:
-    """Take the small disk away again."""
-    umount = shutil.which("umount")
-    if umount is not None:
-        subprocess.run([umount, "-l", str(folder)], capture_output=True, check=False)

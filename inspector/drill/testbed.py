@@ -19,7 +19,8 @@ from inspector.drill.producer import SERIAL, ProducerControl, build_producer
 from inspector.drill.subject import Knobs
 from inspector.errors import InspectorError
 from inspector.examine import examine
-from inspector.frame import Frame, Verdict
+from inspector.frame import Frame, State, Verdict
+from inspector.health.asking import ask
 from inspector.link.listen import Arrival, ReferenceController
 from inspector.recipe import engine_opener, open_proven, read_ingredients
 
@@ -119,9 +120,28 @@ class Testbed:
         """Let the plant run on for so long."""
         threading.Event().wait(seconds)
 
-    def decided_after(self, taken_ns: int) -> int | None:
-        """When the first PASS or FAIL for a frame taken after this came."""
-        for arrival in self.arrivals:
+    def until(self, holds: Any, timeout_s: float, every_s: float = 0.05) -> bool:
+        """Until ``holds()``, asked again and again; False after ``timeout_s``."""
+        give_up_ns = self.clock.now_ns() + int(timeout_s * 1e9)
+        while not holds():
+            if self.clock.now_ns() >= give_up_ns:
+                return False
+            self.pause(every_s)
+        return True
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon tells of itself."""
+        return ask(self.state, clock=self.clock)
+
+    @property
+    def told_state(self) -> State | None:
+        """The state in the last heartbeat."""
+        heartbeat = self.controller.state
+        return heartbeat.state if heartbeat is not None else None
+
+    def decided_after(self, taken_ns: int, since: int = 0) -> int | None:
+        """When the first PASS or FAIL for a frame taken after this came; looks from arrival ``since`` on."""
+        for arrival in self.arrivals[since:]:
             if arrival.answer.taken_ns > taken_ns and arrival.answer.verdict is not Verdict.INVALID:
                 return arrival.arrived_ns
         return None
@@ -158,7 +178,7 @@ class Testbed:
             "timing": {"gate_ms": gate_ms},
             "alarm": {"fails": 0},
             "link": {"endpoint": self.endpoint, "viewers": f"tcp://127.0.0.1:{_free_port()}"},
-            "store": {"quota_mb": 64.0, "min_free_mb": 0.0},
+            "store": {"quota_mb": 32.0, "min_free_mb": 16.0},
             "health": {"metrics": "", "stale_ms": 20000.0},
             "log": {"format": "json", "level": "warning", "parts": False},
         }
