@@ -67,6 +67,7 @@ class Population:
         """Count what was booked since. About a second for the first million parts. Raises LedgerError."""
         edge = self._plan.borderline_from
         with self._lock, Reading(self._ledger) as connection:
+            connection.execute("BEGIN")  # one view of the ledger for all three queries
             last = max(
                 connection.execute(f"SELECT coalesce(max(link), 0) FROM {table}").get
                 for table in ("answers", "overrides")
@@ -89,7 +90,7 @@ class Population:
 
     def parts(self, scope: Scope) -> dict[Stratum, int]:
         """Parts of each stratum."""
-        out = {each: 0 for each in Stratum if each is not Stratum.PICKED}
+        out: dict[Stratum, int] = {each: 0 for each in Stratum if each is not Stratum.PICKED}
         with self._lock:
             for (day, hashes, stratum), count in self._counts.items():
                 if scope.holds(day, hashes):
