@@ -68,3 +68,8 @@ def physical_cores(
     except (OSError, ValueError):
         pass  # no quota, or a kernel that tells it elsewhere
     return max(1, count)
+
+
+def device_class() -> str:
+    """What decides an engine's arithmetic on this CPU, and so which results compare: equal classes, equal bits."""
+    return "cpu " + "+".join(cpu().isa)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -160,18 +160,39 @@ class Preprocess:
         cut = self._cut(frame)
         if isinstance(cut, Decision):
             return cut
-        height, width = self._shape
         roi = cut.roi
-        image = _roi_pixels(cut)
         to_frame = _map_to_frame(roi, roi.w, roi.h, cut.pose)
-        tiles = tile_grid(roi.h, roi.w, height, width, self.calibration.file.tiles.overlap_px)
+        return self._tiled(_roi_pixels(cut), self._geometry(to_frame, roi, roi.w, roi.h))
+
+    def recrop(self, image: Grey, geometry: Geometry | None) -> Crop | TiledCrop:
+        """What ``prepare`` or ``prepare_tiles`` gave when ``image`` was stored: the part, located and corrected.
+
+        ``geometry`` is the one stored with it; None = the part lies where the calibration says, or fills the frame.
+        Raises ConfigError for a picture of another size than this engine takes: it was cut for another one.
+        """
+        height, width = image.shape
+        if geometry is None:
+            roi = self.calibration.file.roi or Roi(x=0, y=0, w=width, h=height)
+            geometry = self._geometry(_map_to_frame(roi, width, height, None), roi, width, height)
+        if self.tiled:
+            return self._tiled(image, geometry)
+        if (height, width) != self._shape:
+            raise ConfigError(
+                "the stored picture was cut for an engine with another input",
+                expected=f"{self._shape[1]} x {self._shape[0]}",
+                found=f"{width} x {height}",
+            )
+        return Crop(normalise(image, self._mean, self._std), image, geometry)
+
+    def _tiled(self, image: Grey, geometry: Geometry) -> TiledCrop:
+        height, width = self._shape
+        tiles = tile_grid(image.shape[0], image.shape[1], height, width, self.calibration.file.tiles.overlap_px)
+        a, b, c, d, e, f = geometry.matrix
         crops = []
         for tile, part in zip(tiles, cut_tiles(image, tiles, height, width), strict=True):
-            place = to_frame.copy()
-            place[:, 2] += to_frame[:, 0] * tile.x + to_frame[:, 1] * tile.y
-            geometry = self._geometry(place, roi, roi.w, roi.h)
-            crops.append(Crop(normalise(part, self._mean, self._std), part, geometry))
-        return TiledCrop(tiles, tuple(crops), image, self._geometry(to_frame, roi, roi.w, roi.h))
+            place = (a, b, c + (a * tile.x + b * tile.y), d, e, f + (d * tile.x + e * tile.y))
+            crops.append(Crop(normalise(part, self._mean, self._std), part, replace(geometry, matrix=place)))
+        return TiledCrop(tiles, tuple(crops), image, geometry)
 
     def _geometry(self, to_frame: np.ndarray, roi: Roi, width: int, height: int) -> Geometry:
         a, b, c, d, e, f = (float(value) for value in to_frame.ravel())
