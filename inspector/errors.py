@@ -9,8 +9,8 @@ class InspectorError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, expected: str = "", found: str = "", do: str = "") -> None:
-        self.what, self.expected, self.found, self.do = what, expected, found, do
-        super().__init__(what)
+        self.what, self.expected, self.found, self.do = _bounded(what, 16_000), expected, _bounded(found, 4000), do
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         parts = [self.what]
@@ -23,6 +23,11 @@ class InspectorError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.expected, self.found, self.do))
+
+
+def _bounded(text: str, most: int) -> str:
+    """A path or a key from a damaged file may be of any length; its two ends tell enough."""
+    return text if len(text) <= most else f"{text[:200]} ... {text[-200:]}"
 
 
 def _rebuild(kind: type[InspectorError], what: str, expected: str, found: str, do: str) -> InspectorError:

@@ -116,3 +116,17 @@ def test_tiles_that_overlap_wholly_are_refused_at_the_start(kinds: dict[str, Tar
     calibration = load_calibration(target.path)
     with pytest.raises(ConfigError, match="overlap"):
         Preprocess(calibration, height=256, width=256, mean=0.5, std=0.25)
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        '[part]\ncalibration = "' + "[" * 100_000 + '"\n',
+        '[engine]\nbundle = "' + "b" * 100_000 + '"\n',
+        "[[decision.zones]]\nname = \"z\"\nrectangle = [0, 0, 0x" + "9" * 5000 + ", 1]\n",
+    ),
+    ids=("path of a calibration", "path of a bundle", "number of thousands of digits"),
+)
+def test_a_refusal_is_short_whatever_it_quotes(kinds: dict[str, Target], text: str) -> None:
+    """Found by the run over 100,000 files: paths and numbers without bound in a file made refusals without bound."""
+    assert not kinds["config"].try_out(text.encode())

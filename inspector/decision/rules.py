@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.errors import ConfigError
+from inspector.errors import ConfigError, quoted, shortened
 from inspector.frame import BoolMap
 
 _ZONES_MAX = 200  # a zone map is uint8
+_FAULTS_TOLD = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Rules:
         rest = {key: value for key, value in table.items() if key not in {"threshold", "review", "zones"}}
         threshold = table.get("threshold")
         if not isinstance(threshold, (int, float)) or not _is_number(threshold) or not 0.0 <= threshold <= 1.0:
-            faults.append(f"threshold = {threshold!r} (allowed: a number from 0 to 1)")
+            faults.append(f"threshold = {quoted(threshold)} (allowed: a number from 0 to 1)")
             threshold = 1.0
         limits = _limits(rest, NO_LIMITS, "", faults, others=("threshold", "review", "zones"))
         review_table = _mapping(table.get("review", {}), "review", faults)
@@ -124,12 +125,12 @@ class Rules:
         for index, entry in enumerate(_list(table.get("zones", ()), "zones", faults)):
             zone = _zone(_mapping(entry, f"zones[{index}]", faults), limits, review_table, f"zones[{index}].", faults)
             if zone.name in {each.name for each in zones}:
-                faults.append(f"zones[{index}].name = {zone.name!r} (allowed: a name of its own)")
+                faults.append(f"zones[{index}].name = {quoted(zone.name)} (allowed: a name of its own)")
             zones.append(zone)
         if len(zones) > _ZONES_MAX:
             faults.append(f"zones: {len(zones)} (allowed: up to {_ZONES_MAX})")
         if faults:
-            raise ConfigError("decision rules cannot be used: " + "; ".join(faults))
+            raise ConfigError("decision rules cannot be used: " + "; ".join(map(shortened, faults[:_FAULTS_TOLD])))
         return Rules(float(threshold), limits, review, tuple(zones))
 
     def check(self, height: int, width: int, mm_per_px: float | None) -> None:
@@ -210,7 +211,7 @@ def _limits(
             continue
         allowed = _allowed(key, value)
         if allowed:
-            faults.append(f"{where}{key} = {value!r} (allowed: {allowed})")
+            faults.append(f"{where}{key} = {quoted(value)} (allowed: {allowed})")
         else:
             changes[key] = int(value) if key == "max_count" else float(value)
     return replace(base, **changes)
@@ -240,7 +241,7 @@ def _review(table: Mapping[str, Any], limits: Limits, where: str, faults: list[s
     for key in table:
         if key in LIMIT_NAMES and not _stricter_or_equal(key, getattr(review, key), getattr(limits, key)):
             side = "at least" if key.startswith("min_distance") else "at most"
-            faults.append(f"{where}{key} = {table[key]!r} (allowed: {side} the limit {getattr(limits, key):g})")
+            faults.append(f"{where}{key} = {quoted(table[key])} (allowed: {side} the limit {getattr(limits, key):g})")
     return review
 
 
@@ -251,11 +252,11 @@ def _zone(
     faults.extend(f"{where}{key} is unknown (allowed: {', '.join(sorted(known))})" for key in table if key not in known)
     name = table.get("name")
     if not isinstance(name, str) or not name or not name.isprintable():
-        faults.append(f"{where}name = {name!r} (allowed: a text)")
+        faults.append(f"{where}name = {quoted(name)} (allowed: a text)")
         name = "?"
     ignore = table.get("ignore", False)
     if not isinstance(ignore, bool):
-        faults.append(f"{where}ignore = {ignore!r} (allowed: true or false)")
+        faults.append(f"{where}ignore = {quoted(ignore)} (allowed: true or false)")
     own = _mapping(table.get("limits", {}), where + "limits", faults)
     limits = _limits(own, base, where + "limits.", faults)
     # A limit that the zone sets itself does not inherit the station's review band for it.
@@ -274,10 +275,10 @@ def _polygon(table: Mapping[str, Any], where: str, faults: list[str]) -> tuple[t
         if _numbers(rectangle, 4) and rectangle[2] > 0 and rectangle[3] > 0:
             x, y, width, height = (float(each) for each in rectangle)
             return Zone.rectangle(x, y, width, height)
-        faults.append(f"{where}rectangle = {rectangle!r} (allowed: x, y, width > 0, height > 0)")
+        faults.append(f"{where}rectangle = {quoted(rectangle)} (allowed: x, y, width > 0, height > 0)")
         return ()
     if not isinstance(polygon, (list, tuple)) or len(polygon) < 3 or not all(_numbers(each, 2) for each in polygon):
-        faults.append(f"{where}polygon = {polygon!r} (allowed: three or more corners [x, y])")
+        faults.append(f"{where}polygon = {quoted(polygon)} (allowed: three or more corners [x, y])")
         return ()
     return tuple((float(x), float(y)) for x, y in polygon)
 
@@ -289,12 +290,12 @@ def _numbers(value: object, count: int) -> bool:
 def _mapping(value: object, where: str, faults: list[str]) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
-    faults.append(f"{where} = {value!r} (allowed: a table)")
+    faults.append(f"{where} = {quoted(value)} (allowed: a table)")
     return {}
 
 
 def _list(value: object, where: str, faults: list[str]) -> Sequence[Any]:
     if isinstance(value, (list, tuple)):
         return value
-    faults.append(f"{where} = {value!r} (allowed: a list of tables)")
+    faults.append(f"{where} = {quoted(value)} (allowed: a list of tables)")
     return ()
