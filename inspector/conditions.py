@@ -29,6 +29,7 @@ HINTS = {
     "checkpoint": "Check disk space; rows are safe, but the ledger's log grows until it can be copied",
     "store": "Images are not kept; check disk space and store.quota_mb",
     "stage": "A thread is stuck and the watchdog starves: systemd restarts the daemon; keep the journal's trace",
+    "shadow": "Parts are answered as ever, none is compared; see shadow.bundle and `inspector engines`",
     "keys": "Clients that are connected stay; restart the daemon in a pause of the line to admit others",
 }
 

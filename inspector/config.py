@@ -28,8 +28,10 @@ from inspector.sections import (
     LedgerSettings,
     LinkSettings,
     LogSettings,
+    PageSettings,
     PartSettings,
     ReviewSettings,
+    ShadowSettings,
     StationSettings,
     StoreSettings,
     TimingSettings,
@@ -55,6 +57,8 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     store: StoreSettings = StoreSettings()
     review: ReviewSettings = ReviewSettings()
+    shadow: ShadowSettings = ShadowSettings()
+    page: PageSettings = PageSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
 

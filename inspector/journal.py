@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from inspector.engine import EngineInfo
 from inspector.frame import Answer, Settled
 
 Log = Any  # structlog's bound logger has no narrower public type
@@ -29,6 +30,15 @@ def open_journal(level: str = "info", form: str = "auto") -> Log:
         cache_logger_on_first_use=False,
     )
     return structlog.get_logger("inspector")
+
+
+def tell_engine(log: Log, info: EngineInfo, why: str) -> None:
+    """Which plan decides from here on, and why this one."""
+    backend = f"{info.backend} {info.backend_version}"
+    plan = info.plan_hash[:16]
+    log.info(
+        "engine", bundle=info.bundle, backend=backend, precision=info.precision, device=info.device, plan=plan, why=why
+    )
 
 
 def tell_part(log: Log, settled: Settled) -> None:

@@ -29,9 +29,14 @@ class Ingredients:
     rules: Rules
     settings_hash: str
 
+    @property
+    def station_hashes(self) -> tuple[str, str]:
+        """Calibration and settings: what any engine decides with on this station."""
+        return self.calibration.hash[:16], self.settings_hash
+
     def recipe(self, engine: Engine) -> Recipe:
         """The recipe with this engine; its hashes stand in every answer."""
-        hashes = Hashes(engine.info.plan_hash[:16], self.calibration.hash[:16], self.settings_hash)
+        hashes = Hashes(engine.info.plan_hash[:16], *self.station_hashes)
         return Recipe(engine, self.preprocess, self.rules, hashes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 
@@ -25,6 +26,7 @@ from inspector.link.keys import CurveKeys
 from inspector.link.viewers import ViewersLink
 from inspector.recipe import Ingredients
 from inspector.sections import LinkSettings, StoreSettings
+from inspector.shadow.keeper import Shadow
 
 __all__ = ["MS", "Rooms", "fit_out", "keep_recipe"]
 
@@ -41,6 +43,12 @@ class Rooms:
     viewers: ViewersLink | None
     """None where no viewers' socket is configured."""
     line: Line
+    shadow: Shadow
+
+    def close(self) -> None:
+        """End the shadow, close the book; the other rooms are closed by the threads that own them."""
+        self.shadow.stop()
+        self.book.close()
 
 
 def fit_out(
@@ -77,9 +85,13 @@ def fit_out(
             heartbeat_s=settings.link.heartbeat_ms / 1000,
             resend_s=settings.link.resend_ms / 1000,
         )
+        docket = _docket(settings, book)
+        idle = partial(_is_idle, docket)
+        hashes = ingredients.station_hashes
+        shadow = Shadow(settings, hashes, clock=clock, conditions=conditions, on_event=on_event, idle=idle)
         line = Line(
-            camera=wrap_camera(camera),
-            docket=_docket(settings, book),
+            camera=shadow.watch(wrap_camera(camera)),
+            docket=docket,
             ledger=book,
             link=link,
             clock=clock,
@@ -92,7 +104,7 @@ def fit_out(
                 keep_alive_ns=int(settings.engine.keep_alive_s * 1e9),
             ),
             queue=settings.timing.queue,
-            on_settled=on_settled,
+            on_settled=partial(_left, on_settled, shadow),
             on_event=on_event,
             on_booked=store.offer,
             on_unbooked=book.unbooked.note,
@@ -100,7 +112,17 @@ def fit_out(
     except BaseException:
         book.close()
         raise
-    return Rooms(book, store, link, viewers, line)
+    return Rooms(book, store, link, viewers, line, shadow)
+
+
+def _is_idle(docket: Docket) -> bool:
+    return docket.unanswered == 0
+
+
+def _left(on_settled: Callable[[Settled], None], shadow: Shadow, settled: Settled) -> None:
+    """An answer has left: whoever counts it hears of it first, then the shadow."""
+    on_settled(settled)
+    shadow.answered(settled)
 
 
 def _docket(settings: Settings, book: Book) -> Docket:

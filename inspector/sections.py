@@ -149,6 +149,53 @@ class StoreSettings(Section):
     min_free_mb: NotNegative = 512.0
 
 
+class ShadowSettings(Section):
+    """A second engine that judges in idle time, see docs/operations.md."""
+
+    bundle: Path | None = None
+    """Engine bundle of the shadow; none = no shadow."""
+    backend: Literal["openvino", "onnxruntime"] = "openvino"
+    """A CPU engine: what runs on a GPU cannot be stopped when a part comes."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    keep: Annotated[int, Field(ge=1, le=64)] = 4
+    """Answered parts that may wait for idle time; one more displaces the oldest, which is counted as skipped."""
+    flips: Annotated[int, Field(ge=1, le=100_000)] = 500
+    """Flips that are kept with their pictures; the counts stay for ever."""
+
+
+class PageSettings(Section):
+    """The web page beside the line, a process of its own, see docs/page.md."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 9571
+    """0 = any free one; it is told at the start."""
+    state_dir: Path | None = None
+    """Users, session key, acknowledgements, reviews and the page's own counts; none = the station's."""
+    certificate: Path | None = None
+    """TLS: the certificate chain in PEM; goes with ``key``."""
+    key: Path | None = None
+    allow_plaintext: bool = False
+    """Other addresses than loopback without TLS, for a proxy in front that adds it."""
+    viewer_key: Path | None = None
+    """This page's secret CURVE key file, where the viewers' socket asks for one; goes with ``server_key``."""
+    server_key: Path | None = None
+    session_hours: Annotated[float, Field(gt=0, le=8760)] = 12.0
+    stale_s: Positive = 10.0
+    """A picture older than this is shown grey, and the page says how old it is."""
+    updates_hz: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """Pictures a second on a live page at most; of faster parts the newest is shown."""
+    viewers_max: Annotated[int, Field(ge=1, le=256)] = 32
+    """Live pages open at once."""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> PageSettings:
+        for one, other in (("certificate", "key"), ("viewer_key", "server_key")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"page.{one} goes with page.{other}")
+        return self
+
+
 class HealthSettings(Section):
     metrics: str = "127.0.0.1:9570"
     """Address of the Prometheus endpoint; empty = none."""

@@ -23,7 +23,7 @@ from inspector.flow import Channel, Latch
 from inspector.frame import Settled, State
 from inspector.health import Notifier, Tally
 from inspector.health.timings import Timings
-from inspector.journal import Log, open_journal, tell_part
+from inspector.journal import Log, open_journal, tell_engine, tell_part
 from inspector.line import POLL_S, Line
 from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingredients
 from inspector.rooms import MS, Rooms, fit_out, keep_recipe
@@ -107,7 +107,7 @@ class Station:
             finally:
                 self._drain()
                 self.vitals.close()
-                self.rooms.book.close()
+                self.rooms.close()
         finally:
             sys.setswitchinterval(switch_s)
             gc.enable()
@@ -186,6 +186,7 @@ class Station:
         self.watch.begin()
         self.log.info("ready", camera=line.camera.name, endpoint=self.endpoint, epoch=self.rooms.book.epoch)
         self.notifier.tell("READY=1")
+        self.rooms.shadow.start()
         self.hooks.on_ready()
 
     def _open_link(self) -> None:
@@ -214,16 +215,7 @@ class Station:
             former.join(10.0)
         seat.take()
         self.ingredients = ingredients
-        info = seat.recipe.engine.info
-        self.log.info(
-            "engine",
-            bundle=info.bundle,
-            backend=f"{info.backend} {info.backend_version}",
-            precision=info.precision,
-            device=info.device,
-            plan=info.plan_hash[:16],
-            why=seat.why,
-        )
+        tell_engine(self.log, seat.recipe.engine.info, seat.why)
 
     # -- steps that belong to the station ------------------------------------------------------------------------
 
@@ -286,6 +278,7 @@ class Station:
             else:
                 self.line.use(fresh.recipe(recipe.engine))
             self.settings, self.ingredients = wanted, fresh
+            self.rooms.shadow.renew(wanted, fresh.station_hashes)
         except InspectorError as error:
             self.log.error("reload refused, the old settings keep running", fault=str(error))
             self.line.note("reload refused", str(error))
@@ -337,7 +330,7 @@ class Station:
 
     def _event(self, kind: str, text: str) -> None:
         self.tally.events[kind] += 1
-        tell = self.log.info if kind == "controller up" else self.log.warning
+        tell = self.log.info if kind.endswith(" up") else self.log.warning
         tell(kind, detail=text)
         if kind == "alarm":
             self.line.note(kind, text)

@@ -86,6 +86,7 @@ class Vitals:
             store=asdict(rooms.store.statistics()),
             disk=self._disk(),
             desk=asdict(self.desk.statistics()),
+            shadow=asdict(rooms.shadow.statistics()),
             engine=asdict(recipe.engine.info) if recipe is not None else _NOTHING_YET,
             hashes=asdict(recipe.hashes) if recipe is not None else _NOTHING_YET,
             stages_stale=tuple(self._crew.stale(int(settings.health.stale_ms * MS))),

@@ -34,7 +34,7 @@ from inspector.health import Tally
 from inspector.health.asking import NotRunningError, ask
 from inspector.health.desk import Desk, DeskStatistics
 from inspector.health.doors import SOCKET_NAME, split_address
-from inspector.health.metrics import COUNTERS, GAUGES
+from inspector.health.metrics import COUNTERS, GAUGES, SHADOW_LABELS
 from inspector.health.tally import Recent
 from inspector.health.timings import MARGINS, SECONDS, Histogram, Timings
 from inspector.ledger.book import BookStatistics
@@ -42,6 +42,7 @@ from inspector.ledger.store import StoreStatistics
 from inspector.link.events import ControllerStatistics
 from inspector.link.viewers import ViewersStatistics
 from inspector.recipe import engine_opener
+from inspector.shadow.counts import ShadowStatistics
 from tests.station_kit import Running, Wrapped, finish, running, settings, trivial
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -239,6 +240,7 @@ RECORDS = {
     "ledger": BookStatistics,
     "store": StoreStatistics,
     "desk": DeskStatistics,
+    "shadow": ShadowStatistics,
 }
 OTHERS = {"disk": {"free_bytes", "total_bytes"}, "station": {"epoch", "uptime_s"}}
 LEFT_OUT = {
@@ -246,8 +248,11 @@ LEFT_OUT = {
     ("link", "acks_repeated"), ("link", "acks_unknown"), ("link", "displaced"), ("link", "announcements_repeated"),
     ("link", "heartbeats"), ("viewers", "bytes_sent"), ("viewers", "authenticating"), ("ledger", "epoch"),
     ("ledger", "batch_peak"), ("store", "waiting_peak"), ("store", "last_error"),
+    ("shadow", "bundle"), ("shadow", "engine"), ("shadow", "last_fault"),
+    *(("shadow", change) for change in SHADOW_LABELS["change"]),
+    *(("shadow", f"skipped_{why}") for why in SHADOW_LABELS["why"]),
 }  # fmt: skip
-"""Told by status only, or as a reason of ``parts_total``."""
+"""Told by status only, as a reason of ``parts_total``, or by label."""
 
 
 def test_every_field_of_every_statistics_is_exported_or_left_out_by_name() -> None:

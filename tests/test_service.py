@@ -357,5 +357,6 @@ def test_every_metric_is_explained() -> None:
     }
     table |= {"inspector_parts_total", "inspector_events_total", "inspector_state", "inspector_condition"}
     table |= {"inspector_latency_seconds", "inspector_deadline_margin_seconds", "inspector_stage_seconds"}
+    table |= {"inspector_shadow_flips_total", "inspector_shadow_skipped_total"}
     table |= {"inspector_station_info", "inspector_engine_info", "inspector_recipe_info"}
     assert rows("Metrics") == table

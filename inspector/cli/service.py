@@ -66,7 +66,21 @@ def status_lines(report: dict[str, Any]) -> list[str]:
     if engine:
         rows.append(("engine", " ".join(engine[key] for key in ("bundle", "backend", "precision", "device"))))
         rows.append(("hashes", " ".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))))
+    rows.append(("shadow", _shadow(report.get("shadow", {}))))
     return lines + [f"  {name:<9} {text}" for name, text in rows if text]
+
+
+def _shadow(section: dict[str, Any]) -> str:
+    """Empty where none is configured."""
+    if not section.get("on"):
+        return ""
+    flips = ", ".join(f"{name.replace('_', ' ')} {section[name]}" for name in _FLIPS)
+    skipped = sum(count for name, count in section.items() if name.startswith("skipped_"))
+    which = f"{section['bundle']} {section['engine']}" if section["up"] else "not up"
+    return f"{which}: {section['compared']} compared, {flips}, {skipped} skipped, {section['restarts']} restarts"
+
+
+_FLIPS = ("pass_to_fail", "fail_to_pass", "to_invalid", "from_invalid")
 
 
 _LINK = ("connected", "sent", "resent", "unacknowledged", "expired", "refused")

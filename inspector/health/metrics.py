@@ -43,6 +43,9 @@ GAUGES = (
     ("disk", "total_bytes", "disk_total_bytes", "Size of that file system", 1.0),
     ("station", "epoch", "epoch", "Number of this run of the daemon", 1.0),
     ("station", "uptime_s", "uptime_seconds", "Since the daemon started", 1.0),
+    ("shadow", "on", "shadow_on", "1 where a shadow is configured", 1.0),
+    ("shadow", "up", "shadow_up", "1 while the shadow's engine is proven and takes parts", 1.0),
+    ("shadow", "waiting", "shadow_waiting", "Answered parts that wait for idle time", 1.0),
 )
 """(section, field, metric without ``inspector_``, help, factor to the metric's unit)"""
 COUNTERS = (
@@ -80,6 +83,10 @@ COUNTERS = (
     ("desk", "given_up", "questions_given_up", "Clients that were too slow, asked too much, or went away", 1.0),
     ("desk", "failed", "questions_failed", "Scrapes and status requests that met a fault of ours", 1.0),
     ("store", "removed", "store_removed", "Parts whose images were removed by quota, age or a short disk", 1.0),
+    ("shadow", "compared", "shadow_compared", "Parts that the shadow judged too", 1.0),
+    ("shadow", "restarts", "shadow_restarts", "Times the shadow's process was started again", 1.0),
+    ("shadow", "yields", "shadow_yields", "Times a part stopped the shadow in its work", 1.0),
+    ("shadow", "cpu_us", "shadow_cpu_seconds", "Processor time of the shadow's judgements", 1e-6),
 )
 
 
@@ -103,6 +110,7 @@ class StationCollector(Collector):
             label = ["queue"] if section == "queues" else []
             yield _fill(CounterMetricFamily(f"inspector_{name}", text, labels=label), sections[section], field, factor)
         yield from _parts(report)
+        yield from _shadow(report.shadow)
         yield from _troubles(report)
         yield from _times(report)
         yield from _infos(report)
@@ -123,7 +131,7 @@ class Metrics:
 
 def _sections(report: Report) -> dict[str, dict[str, Section]]:
     """Each section by its label; those without one under the empty label."""
-    plain = ("docket", "camera", "link", "viewers", "ledger", "store", "disk", "desk", "station")
+    plain = ("docket", "camera", "link", "viewers", "ledger", "store", "disk", "desk", "station", "shadow")
     return {name: {"": getattr(report, name)} for name in plain} | {"queues": dict(report.queues)}
 
 
@@ -151,6 +159,24 @@ def _parts(report: Report) -> Iterator[Metric]:
     for kind, count in sorted({"alarm": 0, **dict(tally.events)}.items()):
         events.add_metric([kind], count)
     yield events
+
+
+SHADOW_LABELS: dict[str, tuple[str, ...]] = {
+    "change": ("pass_to_fail", "fail_to_pass", "to_invalid", "from_invalid"),
+    "why": ("busy", "unjudged", "gone", "recipe", "lost"),
+}
+
+
+def _shadow(shadow: Section) -> Iterator[Metric]:
+    """Flips by change and skipped parts by why, from the first scrape on."""
+    flips = CounterMetricFamily("inspector_shadow_flips", "Parts the shadow judged otherwise", labels=["change"])
+    skipped = CounterMetricFamily("inspector_shadow_skipped", "Parts the shadow did not judge", labels=["why"])
+    for family, label, prefix in ((flips, "change", ""), (skipped, "why", "skipped_")):
+        for word in SHADOW_LABELS[label]:
+            count = shadow.get(prefix + word)
+            if isinstance(count, int):
+                family.add_metric([word], count)
+        yield family
 
 
 def _troubles(report: Report) -> Iterator[Metric]:

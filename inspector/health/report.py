@@ -47,6 +47,7 @@ class Report:
     store: Section
     disk: Section
     desk: Section
+    shadow: Section
     engine: Section
     """Empty until an engine is seated."""
     hashes: Section
@@ -87,6 +88,7 @@ class Report:
                     ("store", self.store),
                     ("disk", self.disk),
                     ("desk", self.desk),
+                    ("shadow", self.shadow),
                 )
             },
             "stages_stale": list(self.stages_stale),
