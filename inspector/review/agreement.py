@@ -116,8 +116,8 @@ def analyse(
 ) -> Agreement:
     """The analysis of a station's reviews.
 
-    ``truth``: as the ledger knows it (synthetic or prepared parts); ``consensus``: the majority of the reviewers who
-    could tell, of parts that at least two judged, and for a reviewer that of the others.
+    ``truth``: as the ledger knows it (synthetic or prepared parts). ``consensus``: for the machine the majority of the
+    reviewers who could tell; for a reviewer that of the others, so that nobody is held against themselves.
     """
     used = [each for each in reviews if each.blind or not blind_only]
     ratings = [Rating(each.key, each.reviewer, each.opinion) for each in used]
@@ -207,7 +207,7 @@ def _against(
 def _reference(
     name: str, trials: Mapping[str, Mapping[PartKey, list[Opinion]]], truth: Mapping[PartKey, Opinion] | None
 ) -> dict[PartKey, Opinion]:
-    """What a rater is held against: the truth, or what the others agree on (for the machine: what two or more do)."""
+    """What a rater is held against: the truth, or the majority of the others by their last word."""
     if truth is not None:
         return dict(truth)
     others: dict[PartKey, list[Opinion]] = defaultdict(list)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import apsw
 
+from inspector.errors import LedgerError
 from inspector.frame import Reason, Verdict
 from inspector.ledger import schema
 from inspector.ledger.rows import GENESIS, Cells, chain
@@ -89,9 +90,12 @@ def head_of_nothing() -> tuple[int, bytes]:
 
 
 def head(connection: apsw.Connection) -> tuple[int, bytes]:
-    """Link and hash of the last review; (0, GENESIS) where there is none."""
-    row = connection.execute("SELECT link, hash FROM reviews ORDER BY link DESC LIMIT 1").get
-    return (0, GENESIS) if row is None else (row[0], bytes(row[1]))
+    """Link and hash of the last review; (0, GENESIS) where there is none. Raises LedgerError for a damaged row."""
+    try:
+        row = connection.execute("SELECT link, hash FROM reviews ORDER BY link DESC LIMIT 1").get
+        return (0, GENESIS) if row is None else (int(row[0]), bytes(row[1]))
+    except (ValueError, TypeError) as error:  # a damaged page also gives text or numbers of the wrong kind
+        raise LedgerError("the last review cannot be read", found=str(error), do="Restore the file.") from error
 
 
 def broken_links(connection: apsw.Connection) -> Iterator[tuple[int, str]]:

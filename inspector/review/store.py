@@ -6,6 +6,7 @@ kept beside the rows by their digest, because the image store removes old pictur
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -99,9 +100,11 @@ class ReviewStore:
         self._marks = MarksFile(suffixed(self.path, ".marks"))
 
     def close(self) -> None:
-        """Let go; idempotent."""
+        """Copy the WAL into the file and let go; idempotent."""
         with self._lock:
             if self._connection is not None:
+                with contextlib.suppress(apsw.Error):  # a reader holds it up: the rows are in the WAL all the same
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
                 self._connection.close()
             if self._marks is not None:
                 self._marks.close()
@@ -235,7 +238,7 @@ def read_reviews(path: Path, where: Where | None = None) -> list[Review]:
 
 
 def select(connection: apsw.Connection, where: Where) -> list[Review]:
-    """The reviews that fit, oldest first. Raises apsw.Error."""
+    """The reviews that fit, oldest first. Raises apsw.Error, and LedgerError for a row that no version wrote."""
     tests: list[tuple[str, int | str]] = [("link > ?", where.after_link)]
     if where.key is not None:
         tests += [
@@ -246,7 +249,10 @@ def select(connection: apsw.Connection, where: Where) -> list[Review]:
     if where.reviewer is not None:
         tests.append(("reviewer = ?", where.reviewer))
     query = f"{rows.SELECT} WHERE {' AND '.join(test for test, _ in tests)} ORDER BY link"
-    return [rows.review_of(row) for row in connection.execute(query, [value for _, value in tests])]
+    try:
+        return [rows.review_of(row) for row in connection.execute(query, [value for _, value in tests])]
+    except (ValueError, TypeError) as error:
+        raise LedgerError("the reviews are damaged", found=str(error), do="Run `inspector review verify`.") from error
 
 
 def read_blob(connection: apsw.Connection, sha256: str) -> bytes:
