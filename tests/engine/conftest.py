@@ -17,9 +17,10 @@ for place in (HERE, HERE.parent):
         sys.path.insert(0, str(place))
 
 import networks  # noqa: E402
-from networks import MakeBundle  # noqa: E402
+from networks import LOOSE, SIZE, MakeBundle, judge  # noqa: E402
 
-from inspector.engine.bundle import Bundle, write_bundle  # noqa: E402
+from inspector.engine.build import build_plan  # noqa: E402
+from inspector.engine.bundle import Bundle, load_bundle, write_bundle  # noqa: E402
 
 
 @pytest.fixture
@@ -81,3 +82,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     assert rules.violations == []
     assert left == {}
     assert stacked == []
+
+
+@pytest.fixture
+def gpu_bundle(gpu: ModuleType, make_bundle: MakeBundle) -> Bundle:
+    """A bundle with an FP16 plan for the fake GPU."""
+    fresh = make_bundle(networks.lsa_like(3, SIZE, "pool"), SIZE)
+    build_plan(fresh, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
+    return load_bundle(fresh.path)

@@ -9,7 +9,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from inspector.engine.build import Limits
 from inspector.engine.bundle import Bundle
+from inspector.engine.choose import open_engine
+from inspector.engine.tensorrt import TensorRtEngine
+from inspector.frame import FloatMap
+
+SIZE = (48, 64)
+LOOSE = Limits(verdict_flips=1000, mask_iou=0.0)
+"""Nothing is refused."""
 
 MakeBundle = Callable[..., Bundle]
 """The fixture ``make_bundle``: (onnx_bytes, size, name, golden) -> Bundle on disk."""
@@ -100,3 +108,20 @@ def images(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
         image[y : y + 8, x : x + 8] += random.choice([-90.0, 90.0])
         image[:, random.integers(0, width)] -= 70.0
     return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def judge(found: FloatMap) -> str:
+    """A verdict that small errors leave alone."""
+    return "FAIL" if (found >= 0.5).mean() > 0.5 else "PASS"
+
+
+def image() -> FloatMap:
+    """One normalised image of ``SIZE``, always the same."""
+    return np.random.default_rng(1).normal(size=(1, 1, *SIZE)).astype(np.float32)
+
+
+def on_fake_gpu(bundle: Bundle) -> TensorRtEngine:
+    """The bundle's FP16 plan, opened on the fakes of TensorRT."""
+    engine = open_engine(bundle, backend="tensorrt", precision="fp16").engine
+    assert isinstance(engine, TensorRtEngine)
+    return engine

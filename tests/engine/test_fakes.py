@@ -9,42 +9,12 @@ import warnings
 from collections.abc import Iterator
 from types import ModuleType
 
-import networks
 import numpy as np
 import pytest
-from networks import MakeBundle
+from networks import image, on_fake_gpu
 
 from inspector.engine import cuda
-from inspector.engine.build import Limits, build_plan
-from inspector.engine.bundle import Bundle, load_bundle
-from inspector.engine.choose import open_engine
-from inspector.engine.tensorrt import TensorRtEngine
-from inspector.frame import FloatMap
-
-SIZE = (48, 64)
-LOOSE = Limits(verdict_flips=100, mask_iou=0.0)
-
-
-def judge(found: FloatMap) -> str:
-    return "FAIL" if (found >= 0.5).mean() > 0.5 else "PASS"
-
-
-@pytest.fixture
-def bundle(gpu: ModuleType, make_bundle: MakeBundle) -> Bundle:
-    """A bundle with an FP16 plan for the fake GPU."""
-    fresh = make_bundle(networks.lsa_like(3, SIZE, "pool"), SIZE)
-    build_plan(fresh, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
-    return load_bundle(fresh.path)
-
-
-def opened(bundle: Bundle) -> TensorRtEngine:
-    engine = open_engine(bundle, backend="tensorrt", precision="fp16").engine
-    assert isinstance(engine, TensorRtEngine)
-    return engine
-
-
-def image() -> FloatMap:
-    return np.random.default_rng(1).normal(size=(1, 1, *SIZE)).astype(np.float32)
+from inspector.engine.bundle import Bundle
 
 
 @pytest.fixture
@@ -60,17 +30,17 @@ def forgiven(gpu: ModuleType) -> Iterator[list[str]]:
 class TestTheFakesPunish:
     """Each rule of the GPU, broken on purpose: the fakes must see it, or passing on them means nothing."""
 
-    def test_reading_before_waiting_gives_nan(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_reading_before_waiting_gives_nan(self, gpu_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without the wait the map is not there yet."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         with monkeypatch.context() as planted:
             planted.setattr(cuda.Slot, "wait", lambda slot: None)
             assert np.isnan(engine.infer(image())).all()
         engine.close()
 
-    def test_reusing_an_input_before_waiting_mixes_images(self, bundle: Bundle, forgiven: list[str]) -> None:
+    def test_reusing_an_input_before_waiting_mixes_images(self, gpu_bundle: Bundle, forgiven: list[str]) -> None:
         """An upload reads the pinned buffer when it happens, not when it was queued."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         slot = engine._lanes[0].slot
         first, second = image(), image() + 1.0
         right = engine.infer(first)
@@ -95,17 +65,17 @@ class TestTheFakesPunish:
             del stream
         assert "non-blocking" in forgiven[0]
 
-    def test_stream_0(self, bundle: Bundle, forgiven: list[str]) -> None:
+    def test_stream_0(self, gpu_bundle: Bundle, forgiven: list[str]) -> None:
         """TensorRT on stream 0."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         with cuda.gpu().current("run"):
             assert not engine._lanes[0].context.execute_async_v3(0)
         assert forgiven == ["TensorRT was run on stream 0"]
         engine.close()
 
-    def test_a_missing_address(self, bundle: Bundle, gpu: ModuleType) -> None:
+    def test_a_missing_address(self, gpu_bundle: Bundle, gpu: ModuleType) -> None:
         """A tensor without an address: False, and the reason only in the log."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         context, slot = engine._lanes[0].context, engine._lanes[0].slot
         kept = dict(context._addresses)
         context._addresses.pop("map")
@@ -116,18 +86,18 @@ class TestTheFakesPunish:
         del context, slot
         engine.close()
 
-    def test_freeing_without_the_context(self, bundle: Bundle, forgiven: list[str]) -> None:
+    def test_freeing_without_the_context(self, gpu_bundle: Bundle, forgiven: list[str]) -> None:
         """Dropping the engine's objects outside the context, in no order."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         sys.modules["inspector.engine.tensorrt"]._OPEN.clear()
         del engine
         gc.collect()
         assert any("engine destroyed while its context is not current" in each for each in forgiven)
         assert any("stream destroyed while its context is not current" in each for each in forgiven)
 
-    def test_buffers_before_contexts(self, bundle: Bundle, forgiven: list[str]) -> None:
+    def test_buffers_before_contexts(self, gpu_bundle: Bundle, forgiven: list[str]) -> None:
         """Device memory freed while an execution context points to it."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         with cuda.gpu().current("free"):
             engine._lanes[0].slot.free()
         assert "device memory was freed while an execution context points to it" in forgiven

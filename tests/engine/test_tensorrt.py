@@ -13,47 +13,21 @@ from types import ModuleType
 import networks
 import numpy as np
 import pytest
-from networks import MakeBundle
+from networks import LOOSE, SIZE, MakeBundle, image, judge, on_fake_gpu
 
 from inspector.engine import EngineInfo, cuda
-from inspector.engine.build import Limits, ProofImages, build_plan
+from inspector.engine.build import ProofImages, build_plan
 from inspector.engine.bundle import Bundle, load_bundle
 from inspector.engine.choose import candidates, open_engine
 from inspector.engine.cpu import CpuOptions
 from inspector.engine.tensorrt import TensorRtEngine
 from inspector.errors import EngineError
-from inspector.frame import FloatMap
-
-SIZE = (48, 64)
-LOOSE = Limits(verdict_flips=100, mask_iou=0.0)
-
-
-def judge(found: FloatMap) -> str:
-    return "FAIL" if (found >= 0.5).mean() > 0.5 else "PASS"
-
-
-@pytest.fixture
-def bundle(gpu: ModuleType, make_bundle: MakeBundle) -> Bundle:
-    """A bundle with an FP16 plan for the fake GPU."""
-    fresh = make_bundle(networks.lsa_like(3, SIZE, "pool"), SIZE)
-    build_plan(fresh, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
-    return load_bundle(fresh.path)
-
-
-def opened(bundle: Bundle) -> TensorRtEngine:
-    engine = open_engine(bundle, backend="tensorrt", precision="fp16").engine
-    assert isinstance(engine, TensorRtEngine)
-    return engine
-
-
-def image() -> FloatMap:
-    return np.random.default_rng(1).normal(size=(1, 1, *SIZE)).astype(np.float32)
 
 
 class TestPlans:
-    def test_the_passport_tells_the_gpu(self, bundle: Bundle) -> None:
+    def test_the_passport_tells_the_gpu(self, gpu_bundle: Bundle) -> None:
         """A plan's passport names GPU, compute capability, driver, TensorRT, islands and build settings."""
-        plan = bundle.plans[0]
+        plan = gpu_bundle.plans[0]
         assert plan.machine.device == "Fake RTX 4000"
         assert plan.machine.compute_capability == "8.9"
         assert plan.machine.multiprocessors == 48
@@ -69,18 +43,18 @@ class TestPlans:
         monkeypatch.setenv("FAKE_TRT_VERSION", "11.4.0.106")
         fresh = make_bundle(networks.lsa_like(3, SIZE), SIZE)
         build_plan(fresh, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
-        engine = opened(load_bundle(fresh.path))
+        engine = on_fake_gpu(load_bundle(fresh.path))
         assert engine.info.backend_version == "11.4.0.106"
         assert engine.infer(image()).shape == (1, 1, *SIZE)
         engine.close()
 
-    def test_the_timing_cache_lies_in_the_bundle(self, bundle: Bundle) -> None:
+    def test_the_timing_cache_lies_in_the_bundle(self, gpu_bundle: Bundle) -> None:
         """Timings are kept by release and GPU for the next build; a damaged file is dropped, not fatal."""
-        found = list((bundle.path / "plans").glob("timing-*.cache"))
+        found = list((gpu_bundle.path / "plans").glob("timing-*.cache"))
         assert [path.name for path in found] == ["timing-10.16.1.11-Fake-RTX-4000-sm8.9.cache"]
         for damage in (b"garbage", b"CACHE 10.13.0 another GPU "):
             found[0].write_bytes(damage)
-            build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
+            build_plan(gpu_bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
             assert found[0].read_bytes().startswith(b"CACHE 10.16.1.11")
 
     @pytest.mark.parametrize(
@@ -94,18 +68,18 @@ class TestPlans:
         ],
     )
     def test_a_stale_plan_is_refused_with_the_command(
-        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, word: str
+        self, gpu_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, word: str
     ) -> None:
         """Another TensorRT, GPU or driver: refused by name before anything is loaded, with the rebuild command."""
         monkeypatch.setenv(variable, value)
         monkeypatch.setattr(sys.modules["tensorrt"], "__version__", value if "TRT" in variable else "10.16.1.11")
         with pytest.raises(EngineError) as caught:
-            open_engine(bundle, backend="tensorrt")
+            open_engine(gpu_bundle, backend="tensorrt")
         assert word in str(caught.value)
-        assert f"inspector build-engine {bundle.path} --backend tensorrt --precision fp16" in str(caught.value)
-        assert not candidates(bundle)[0].fits
+        assert f"inspector build-engine {gpu_bundle.path} --backend tensorrt --precision fp16" in str(caught.value)
+        assert not candidates(gpu_bundle)[0].fits
         # auto goes on with the CPU, but says why
-        chosen = open_engine(bundle)
+        chosen = open_engine(gpu_bundle)
         assert chosen.engine.info.backend == "openvino"
         assert word in chosen.reason
         chosen.engine.close()
@@ -141,61 +115,61 @@ class TestFailures:
         [("create_execution_context", "OutOfMemory"), ("mem_alloc", "out of memory")],
     )
     def test_opening_fails_cleanly(
-        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, failing: str, word: str
+        self, gpu_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, failing: str, word: str
     ) -> None:
         """A plan that cannot be opened says why and frees what it had taken (the fixture checks the rest)."""
         monkeypatch.setenv("FAKE_FAIL", failing)
         with pytest.raises(EngineError, match=word):
-            opened(bundle)
+            on_fake_gpu(gpu_bundle)
 
-    def test_cuda_that_does_not_start_is_said(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_cuda_that_does_not_start_is_said(self, gpu_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         """The TypeError of a NULL runtime is reported as what it is: no usable driver."""
         monkeypatch.setenv("FAKE_GPU_BROKEN", "1")
         with pytest.raises(EngineError, match=r"driver or CUDA.*CUDA initialization failure with error: 35"):
-            opened(bundle)
+            on_fake_gpu(gpu_bundle)
         with pytest.raises(EngineError, match="builder does not start"):
-            build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
+            build_plan(gpu_bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
 
-    def test_a_damaged_plan_is_refused_by_its_hash(self, bundle: Bundle) -> None:
+    def test_a_damaged_plan_is_refused_by_its_hash(self, gpu_bundle: Bundle) -> None:
         """One flipped byte is seen before TensorRT, which runs code from plans, gets the file."""
-        path = bundle.file(bundle.plans[0].files[0].file)
+        path = gpu_bundle.file(gpu_bundle.plans[0].files[0].file)
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
         with pytest.raises(EngineError, match="not the file that the manifest describes"):
-            opened(bundle)
+            on_fake_gpu(gpu_bundle)
 
-    def test_a_plan_that_others_may_write_is_refused(self, bundle: Bundle) -> None:
+    def test_a_plan_that_others_may_write_is_refused(self, gpu_bundle: Bundle) -> None:
         """Plans run code when loaded: plan and manifest must be safe from other users."""
-        plan = bundle.file(bundle.plans[0].files[0].file)
-        for path in (plan, plan.parent, bundle.path / "manifest.json"):
+        plan = gpu_bundle.file(gpu_bundle.plans[0].files[0].file)
+        for path in (plan, plan.parent, gpu_bundle.path / "manifest.json"):
             before = path.stat().st_mode
             path.chmod(before | 0o002)
             with pytest.raises(EngineError, match="replaced by another user"):
-                opened(bundle)
+                on_fake_gpu(gpu_bundle)
             path.chmod(before)
-        opened(bundle).close()
+        on_fake_gpu(gpu_bundle).close()
 
-    def test_tensorrts_own_refusal_is_forwarded(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_tensorrts_own_refusal_is_forwarded(self, gpu_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         """A plan that TensorRT itself rejects gives the text of its log."""
         info = EngineInfo("b", "tensorrt", "10.16.1.11", "fp16", "gpu", "0" * 64, "1" * 64, *SIZE)
-        plan = bundle.file(bundle.plans[0].files[0].file).read_bytes()
+        plan = gpu_bundle.file(gpu_bundle.plans[0].files[0].file).read_bytes()
         for damaged, word in ((b"junk", "magicTagRead"), (plan.replace(b'"8.9"', b'"8.6"'), "incompatible device")):
             with pytest.raises(EngineError, match=word):
                 TensorRtEngine(damaged, info, CpuOptions(), ("image", "map"), "rebuild it")
 
-    def test_another_interface_is_refused(self, bundle: Bundle) -> None:
+    def test_another_interface_is_refused(self, gpu_bundle: Bundle) -> None:
         """Names and shapes of the plan are compared with the bundle's before anything runs."""
         info = EngineInfo("b", "tensorrt", "10.16.1.11", "fp16", "gpu", "0" * 64, "1" * 64, *SIZE)
-        plan = bundle.file(bundle.plans[0].files[0].file).read_bytes()
+        plan = gpu_bundle.file(gpu_bundle.plans[0].files[0].file).read_bytes()
         with pytest.raises(EngineError, match="another interface"):
             TensorRtEngine(plan, info, CpuOptions(), ("image", "mask"), "rebuild it")
 
     def test_a_failed_run_is_an_error_and_the_engine_goes_on(
-        self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+        self, gpu_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """False from execute_async_v3 raises with the log's text; the next inference is right again."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         good = engine.infer(image())
         monkeypatch.setenv("FAKE_FAIL", "execute_async_v3")
         with pytest.raises(EngineError, match="launch failure"):
@@ -204,28 +178,28 @@ class TestFailures:
         assert np.array_equal(engine.infer(image()), good)
         engine.close()
 
-    def test_a_failed_build_gives_the_log(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_build_gives_the_log(self, gpu_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         """None from the builder raises with the log's text, and the installed plan stays."""
         monkeypatch.setenv("FAKE_FAIL", "build_serialized_network")
         with pytest.raises(EngineError, match="Could not find any implementation"):
-            build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
-        assert [plan.id for plan in load_bundle(bundle.path).plans] == [bundle.plans[0].id]
+            build_plan(gpu_bundle, "tensorrt", "fp16", judge=judge, runs=50, limits=LOOSE)
+        assert [plan.id for plan in load_bundle(gpu_bundle.path).plans] == [gpu_bundle.plans[0].id]
 
 
-def test_throughput_overlaps_over_slots(bundle: Bundle, gpu: ModuleType) -> None:
+def test_throughput_overlaps_over_slots(gpu_bundle: Bundle, gpu: ModuleType) -> None:
     """For replay one image uploads while another computes and a third downloads; for the line there is one slot."""
     for throughput, slots in ((False, 1), (True, 3)):
         gpu.busy_peak[0] = 0
-        engine = open_engine(bundle, backend="tensorrt", throughput=throughput).engine
+        engine = open_engine(gpu_bundle, backend="tensorrt", throughput=throughput).engine
         engine.infer(np.repeat(image(), 7, axis=0))
         assert gpu.busy_peak[0] == slots
         engine.close()
 
 
 class TestThreads:
-    def test_a_foreign_thread_may_not_run_it(self, bundle: Bundle) -> None:
+    def test_a_foreign_thread_may_not_run_it(self, gpu_bundle: Bundle) -> None:
         """Only the thread that opened the engine runs it."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         caught: list[BaseException] = []
 
         def work() -> None:
@@ -240,9 +214,9 @@ class TestThreads:
         assert "another thread" in str(caught[0])
         engine.close()
 
-    def test_closing_in_a_foreign_thread_warns_and_frees_nothing(self, bundle: Bundle) -> None:
+    def test_closing_in_a_foreign_thread_warns_and_frees_nothing(self, gpu_bundle: Bundle) -> None:
         """Freed in the wrong thread, pycuda leaks with a warning nobody reads; here it is refused and said."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         said: list[str] = []
 
         def work() -> None:
@@ -257,9 +231,9 @@ class TestThreads:
         assert any("did not open it" in text for text in said)
         engine.close()
 
-    def test_a_forgotten_engine_is_not_freed_by_the_collector(self, bundle: Bundle, gpu: ModuleType) -> None:
+    def test_a_forgotten_engine_is_not_freed_by_the_collector(self, gpu_bundle: Bundle, gpu: ModuleType) -> None:
         """Garbage collection runs in any thread, so an engine nobody closed keeps its GPU objects."""
-        engine = opened(bundle)
+        engine = on_fake_gpu(gpu_bundle)
         keys = list(sys.modules["inspector.engine.tensorrt"]._OPEN)
         owned = sys.modules["inspector.engine.tensorrt"]._OPEN[keys[-1]]
         del engine
@@ -278,10 +252,10 @@ class TestThreads:
                 slot.free()
 
 
-def test_a_plan_proven_on_images_is_reported(bundle: Bundle) -> None:
+def test_a_plan_proven_on_images_is_reported(gpu_bundle: Bundle) -> None:
     """The report holds the keys that `build-engine --json` prints, and is JSON."""
     images = ProofImages(networks.images(4, SIZE), "noise")
-    report = build_plan(bundle, "tensorrt", "fp16", judge=judge, runs=50, images=images, limits=LOOSE)
+    report = build_plan(gpu_bundle, "tensorrt", "fp16", judge=judge, runs=50, images=images, limits=LOOSE)
     keys = {"backend", "precision", "device", "verdict_flips", "images", "mask_iou", "max_abs_diff", "speedup"}
     assert keys | {"latency_ms", "fp32_latency_ms", "installed"} <= set(report)
     assert json.loads(json.dumps(report))["installed"] is True
