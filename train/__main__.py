@@ -146,8 +146,12 @@ def _fit(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from train.evaluate import dump, run, table
 
-    result = run(args.engine, args.data, args.layout, args.split, args.side, args.report, args.choose)
-    print(dump(result) if args.json else table(result))
+    judged = run(args.engine, args.data, args.layout, args.split, args.side, args.choose)
+    if args.report is not None:
+        from train.report import write_report
+
+        write_report(args.report, judged.result, judged.items, judged.maps)
+    print(dump(judged.result) if args.json else table(judged.result))
     return 0
 
 

@@ -46,6 +46,9 @@ class Augment:
                     brightness_limit=c.brightness_limit, contrast_limit=c.contrast_limit, p=c.brightness_contrast
                 )
             )
+        if c.gamma:
+            limits = (100 / c.gamma_limit, 100 * c.gamma_limit)
+            steps.append(A.RandomGamma(gamma_limit=limits, p=c.gamma))
         if c.noise:
             steps.append(A.OneOf([A.GaussNoise(std_range=(0.01, 0.04)), A.GaussianBlur(blur_limit=(3, 3))], p=c.noise))
         self._compose = A.Compose(steps, seed=0)

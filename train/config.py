@@ -38,6 +38,38 @@ class AugmentConfig:
     rotate_deg: float = 5.0
     noise: float = 0.0
     """Chance of sensor noise or a slight blur."""
+    gamma: float = 0.0
+    """Chance of a gamma between 1 / ``gamma_limit`` and ``gamma_limit``: as if exposed otherwise."""
+    gamma_limit: float = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class CropConfig:
+    """Training on windows of the images instead of whole ones: more of them a second, small defects at full size."""
+
+    side: int = 0
+    """Of the window, px, a multiple of 16; 0 = whole images."""
+    focus: float = 0.5
+    """Chance that a window of an image with a defect is laid around one of its defective pixels."""
+    zoom: float = 1.0
+    """Windows up to so many times as wide are cut and scaled down; most stay near the image's own scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class PasteConfig:
+    """Small defects of training images copied onto other training images, sound ones too."""
+
+    chance: float = 0.0
+    most: int = 3
+    """Copies an image gets at most."""
+    largest_share: float = 0.04
+    """Of an image's area; larger defects are not copied."""
+    scale: float = 1.5
+    """Copies are scaled by a factor between its inverse and it."""
+    turn_deg: float = 45.0
+    weakest: float = 0.5
+    strongest: float = 1.2
+    """Range of the factor on a copy's contrast to its surroundings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +84,8 @@ class FitConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    paste: PasteConfig = field(default_factory=PasteConfig)
     batch: int = 16
     epochs: int = 500
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -125,6 +159,8 @@ def from_json(data: dict[str, Any]) -> FitConfig:
             "model": ModelConfig(**plain["model"]),
             "loss": LossConfig(**plain["loss"]),
             "augment": AugmentConfig(**plain["augment"]),
+            "crop": CropConfig(**plain.get("crop", {})),
+            "paste": PasteConfig(**plain.get("paste", {})),
         }
     )
 

@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inspector.errors import ConfigError
 from inspector.frame import Grey
 from inspector.layouts import GOOD, Sample, list_samples, read_grey, read_mask, usable
 from inspector.preprocess import normalise, resize_to_input
 from train.augment import Augment
 from train.config import FitConfig, Layout
+from train.crop import paste, patches_of, window
 from train.losses import location_target
 
 Mask = NDArray[np.uint8]
@@ -79,8 +81,17 @@ def load_items(root: Path, layout: Layout, size: int, whole_every: int = 0) -> l
 
 
 def _mask_of(sample: Sample, image: Grey) -> Grey:
-    if sample.mask is None:
+    """0/255 mask of a sample. Without a mask only an image that its layout calls sound is sound: a forgotten mask
+    must not teach that a defect is a good part."""
+    if sample.mask is None and sample.defective is False:
         return np.zeros_like(image)
+    if sample.mask is None:
+        raise ConfigError(
+            f"image {sample.id} has no mask, so nothing tells whether it is sound",
+            expected="a mask of the same stem, all black for a sound part",
+            found="none",
+            do="Write its mask, or take the image out of the folder.",
+        )
     return np.where(read_mask(sample, (image.shape[0], image.shape[1])), 255, 0).astype(np.uint8)
 
 
@@ -183,14 +194,24 @@ def train_batches(
     """
     order = epoch_order(items, config, epoch)
     augment = Augment(config.augment)
+    copied = [(item.image, item.mask) for item in items if item.defective and config.paste.chance]
+    patches = patches_of(copied, config.paste)
+
+    def pair(position: int) -> tuple[Grey, Mask]:
+        """Every draw depends on seed, epoch and position alone, so that a resumed run repeats it."""
+        item, seed = items[order[position]], (config.seed, epoch, position)
+        rng = np.random.default_rng((*seed, 3))
+        image, mask = item.image, item.mask
+        if patches and rng.random() < config.paste.chance:
+            image, mask = paste(image, mask, patches, config.paste, rng)
+        image, mask = augment(image, mask, seed)
+        if config.crop.side:
+            image, mask = window(image, mask, config.crop, rng)
+        return halve(image, mask) if epoch < config.half_size_epochs else (image, mask)
 
     def make(step: int) -> Batch:
         positions = range(step * config.batch + rank, (step + 1) * config.batch, world)
-        chosen = [(items[order[p]], (config.seed, epoch, p)) for p in positions]
-        pairs = [augment(item.image, item.mask, seed) for item, seed in chosen]
-        if epoch < config.half_size_epochs:
-            pairs = [halve(image, mask) for image, mask in pairs]
-        return make_batch(pairs, config.mean, config.std)
+        return make_batch([pair(p) for p in positions], config.mean, config.std)
 
     steps = steps_in(len(order), config.batch)
     with ThreadPoolExecutor(1) as pool:

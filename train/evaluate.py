@@ -144,26 +144,30 @@ def select_items(
     return chosen, f"{side} side ({known.protocol}, {known.sha256[:16]}) of {data.name}: {len(chosen)} images"
 
 
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation with what it was made from, for the report's gallery."""
+
+    result: Evaluation
+    items: list[Item]
+    maps: FloatMap
+    """n x H x W probabilities, one for each item."""
+
+
 def run(
     engine: Path,
     data: Path,
     layout: Layout,
     split: Path | None = None,
     side: str = "all",
-    report: Path | None = None,
     choose_point: bool = False,
-) -> Evaluation:
-    """Load, predict, judge; writes the HTML report where one is wanted."""
+) -> Judged:
+    """Load, predict, judge."""
     predictor = open_predictor(engine)
     items, source = select_items(predictor, data, layout, split, side)
     maps = predictor.maps(items)
     point = choose(maps, [item.defective for item in items]) if choose_point else None
-    result = evaluate(predictor, items, maps, source, point)
-    if report is not None:
-        from train.report import write_report
-
-        write_report(report, result, items, maps)
-    return result
+    return Judged(evaluate(predictor, items, maps, source, point), items, maps)
 
 
 def table(result: Evaluation) -> str:

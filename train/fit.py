@@ -222,6 +222,11 @@ def start(config: FitConfig, data: Path, out: Path, resume: bool, init: Path | N
     saved = load(out / "last.pt") if resume and (out / "last.pt").is_file() else None
     if saved is not None:
         config = from_json(saved["config"])
+    side = config.crop.side
+    if side and (side % 16 or not 48 <= side <= config.size):
+        raise ValueError(
+            f"crop.side {side}: a multiple of 16 from 48 to the image's {config.size} px (0 = whole images)"
+        )
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # images are prepared beside the network; more threads would only take its cores
     fabric = make_fabric(config)

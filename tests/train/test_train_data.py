@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from train_helpers import draw_set
 
 from inspector.camera.render import render_part
+from inspector.errors import ConfigError
 from inspector.preprocess import normalise, resize_to_input
 from train.augment import Augment
 from train.config import AugmentConfig, FitConfig, from_json, overridden, recipe, to_json
@@ -112,6 +114,14 @@ def test_small_defects_survive_resizing() -> None:
     mask[64:128, 64:128] = 255
     assert resize_mask(mask, 64).sum() == 256
     assert not resize_mask(np.zeros((256, 256), np.uint8), 64).any()
+
+
+def test_image_without_mask_is_refused(tmp_path: Path) -> None:
+    """A forgotten mask does not make a sound part: training refuses the image and names it."""
+    root = draw_set(tmp_path / "set", 4)
+    (root / "masks/002.png").unlink()
+    with pytest.raises(ConfigError, match=r"images/002\.png has no mask"):
+        load_items(root, "folder", 32)
 
 
 def test_preprocessing_is_the_daemons(plain_set: Path) -> None:
