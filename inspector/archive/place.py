@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +106,25 @@ class Place:
         except OSError:  # another file system, one without links, or removed by now
             draft.unlink(missing_ok=True)
             self.write(name, data)
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[Path]:
+        """A local draft to write piece by piece; it takes its name when the block ends well. Raises LedgerError."""
+        if self.root is None:
+            with tempfile.TemporaryDirectory(prefix="inspector-") as folder:
+                draft = Path(folder) / "draft"
+                yield draft
+                self._files.makedirs(f"{self._base}/{name}".rpartition("/")[0], exist_ok=True)
+                self._files.put_file(str(draft), f"{self._base}/{name}")
+            return
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            yield draft
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone already is no fault."""

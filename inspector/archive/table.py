@@ -112,6 +112,6 @@ def parquet_bytes(rows: Sequence[Cells], schema: Any) -> bytes:
 
 def parquet_rows(data: bytes, columns: Sequence[str] | None = None) -> list[Cells]:
     """The rows of a Parquet file."""
-    table = library("pyarrow.parquet").read_table(io.BytesIO(data), columns=columns, use_threads=False)
-    rows: list[Cells] = table.to_pylist()
+    file = library("pyarrow.parquet").ParquetFile(io.BytesIO(data))
+    rows: list[Cells] = file.read(columns=None if columns is None else list(columns), use_threads=False).to_pylist()
     return rows

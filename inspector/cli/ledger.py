@@ -124,7 +124,7 @@ def record_json(record: Record) -> dict[str, Any]:
         "verdict": sent.verdict.value,
         "reason": sent.reason.value if sent.reason is not None else None,
         "stages_us": dict(stored.stages_us),
-        "defects": [asdict(defect) | {"shape": defect.shape.value} for defect in stored.defects],
+        "defects": [defect._asdict() | {"shape": defect.shape.value} for defect in stored.defects],
         "acknowledged": None if record.received_wall_ns is None else utc_time(record.received_wall_ns),
         "truth": record.settled.truth,
     }
@@ -160,7 +160,13 @@ def _stats(arguments: argparse.Namespace) -> int:
 
 def _export_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--csv", type=Path, metavar="FILE", help="one line a part")
-    sub.add_argument("--parquet", type=Path, metavar="FILE", help="the same; needs pyarrow")
+    sub.add_argument(
+        "--parquet",
+        metavar="FILE.parquet|DIR|URL",
+        help="the same as one file; or into an archive of many stations, adding what is new (docs/requalify.md)",
+    )
+    sub.add_argument("--station", metavar="NAME", help="archive: the station's name (default: the configuration's)")
+    sub.add_argument("--shard-parts", type=positive, default=2000, metavar="N", help="archive: parts in one shard")
     sub.add_argument("--images", type=Path, metavar="DIR", help="images and masks as `python -m train` reads them")
     sub.add_argument(
         "--masks",
@@ -177,9 +183,12 @@ def _export(arguments: argparse.Namespace) -> int:
         raise ConfigError("nothing to export", do="Give --csv, --parquet or --images.")
     place, wanted = _place(arguments), _filter(arguments)
     done: dict[str, Any] = {}
+    to_archive = arguments.parquet is not None and not arguments.parquet.endswith(".parquet")
+    if to_archive:
+        done["archive"] = _to_archive(arguments, place)
     tables: list[tuple[str, Path | None, Callable[..., int]]] = [
         ("csv", arguments.csv, export_csv),
-        ("parquet", arguments.parquet, export_parquet),
+        ("parquet", None if to_archive or not arguments.parquet else Path(arguments.parquet), export_parquet),
     ]
     for name, out, export in tables:
         if out is not None:
@@ -192,6 +201,29 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         print_figures(done)
     return 0
+
+
+def _to_archive(arguments: argparse.Namespace, state_dir: Path) -> dict[str, Any]:
+    from inspector.archive.export import Source, export_archive
+    from inspector.archive.place import Place
+    from inspector.clock import SystemClock
+
+    if any((arguments.until, arguments.verdict, arguments.reason, arguments.part, arguments.epoch)):
+        raise ConfigError(
+            "an archive holds every answer from --since on",
+            expected="--since alone",
+            do="Query the archive, or export one file: --parquet FILE.parquet.",
+        )
+    name = arguments.station or load(arguments).settings.station.name
+    place = Place(arguments.parquet)
+    done = export_archive(
+        Source(name, state_dir),
+        place,
+        clock=SystemClock(),
+        since_ns=_when(arguments.since),
+        shard_rows=arguments.shard_parts,
+    )
+    return {"archive": place.url, **asdict(done)}
 
 
 # -- verify ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,151 @@
+"""Requalify: plan, judge what is not judged yet, join old and new, write the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspector.archive.place import Place
+from inspector.clock import Clock, SystemClock
+from inspector.engine.machine import physical_cores
+from inspector.errors import ConfigError
+from inspector.requalify.fleet import run_here, run_processes
+from inspector.requalify.merge import RESULTS_FILE, Totals, merge, without_image
+from inspector.requalify.pictures import FlipPictures
+from inspector.requalify.plan import (
+    EngineChoice,
+    Plan,
+    Side,
+    Task,
+    make_plan,
+    percentile_ms,
+    read_manifests,
+    read_side,
+    resolve,
+)
+from inspector.requalify.report import REPORT_FILE, write_report
+from inspector.requalify.worker import Outcome
+
+PICTURES = 200
+"""Flips shown with their pictures, first come; all of them are in the Parquet file."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for."""
+
+    archive: str
+    engine: Path
+    out: str = "requalified"
+    against: Path | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    ray: str | None = None
+    """Address of a Ray cluster; ``local`` starts one on this machine."""
+    workers: int = 0
+    """0 = one a core; on a Ray cluster one a CPU, or a GPU where the plan needs one."""
+    stations: tuple[str, ...] = ()
+    pictures: int = PICTURES
+
+
+def requalify(
+    wanted: Wanted, *, clock: Clock | None = None, on_progress: Progress = lambda done, total: None
+) -> dict[str, Any]:
+    """Judge the archive with a candidate engine; returns the figures (keys as ``requalify --json``).
+
+    Raises ConfigError where there is no archive, EngineError where a plan does not fit, LedgerError where OUT cannot
+    be written. Shards and pictures that are corrupt are counted as errors and told; the rest is judged.
+    """
+    clock = clock or SystemClock()
+    archive, out = Place(wanted.archive), Place(wanted.out)
+    manifests = read_manifests(archive, wanted.stations)
+    new = make_plan(resolve(wanted.engine, backend=wanted.backend, precision=wanted.precision), manifests)
+    old = make_plan(resolve(wanted.against), manifests) if wanted.against is not None else None
+    tasks = [task for plan in (new, old) if plan is not None for task in plan.tasks]
+    if not tasks:
+        raise ConfigError(f"the archive {archive.url} has no images", do="Let the store save some: [store] save.")
+    sides = {task.name: side for task in tasks if (side := read_side(out, task)) is not None}
+    resumed = len(sides)
+    todo = list({task.name: task for task in tasks if task.name not in sides}.values())
+    workers = _workers(wanted, new.engine, len(todo))
+    started_ns = clock.now_ns()
+    faults, judged = [], 0
+    for count, outcome in enumerate(_outcomes(wanted, todo, archive, out, workers), start=1):
+        judged += outcome.parts
+        if outcome.fault:
+            faults.append(outcome)
+        on_progress(count, len(todo))
+    seconds = (clock.now_ns() - started_ns) / 1e9
+    sides |= {task.name: _side(out, task) for task in todo if task.name not in {each.task.name for each in faults}}
+    pictures = FlipPictures(archive, out, wanted.pictures)
+    totals = merge(archive, out, new, old, frozenset(sides), pictures.add)
+    figures = {
+        **_figures(totals, faults, new, old, sides),
+        "shards": len(tasks),
+        "resumed_shards": resumed,
+        "parts_per_s": round(judged / seconds, 2) if judged else None,
+        "workers": workers,
+        "seconds": round(seconds, 3),
+        "without_image": without_image(manifests),
+        "results": f"{out.url}/{RESULTS_FILE}",
+        "report": f"{out.url}/{REPORT_FILE}",
+    }
+    write_report(out, figures, pictures.shown)
+    return figures
+
+
+def _outcomes(wanted: Wanted, todo: Sequence[Task], archive: Place, out: Place, workers: int) -> Iterator[Outcome]:
+    if not todo:
+        return iter(())
+    if wanted.ray is not None:
+        from inspector.requalify.ray_fleet import run_ray
+
+        return run_ray(todo, archive, out, wanted.ray, workers)
+    return run_here(todo, archive, out) if workers == 1 else run_processes(todo, archive, out, workers)
+
+
+def _workers(wanted: Wanted, engine: EngineChoice, tasks: int) -> int:
+    if wanted.ray is not None:
+        return wanted.workers
+    on_gpu = engine.backend == "tensorrt"
+    # One engine a core: OpenVINO's own throughput mode is as many one-thread streams, and bits do not depend on it.
+    return max(1, min(wanted.workers or (1 if on_gpu else physical_cores()), tasks))
+
+
+def _side(out: Place, task: Task) -> Side:
+    return Side(**json.loads(out.read(task.side)))
+
+
+def _figures(
+    totals: Totals, faults: list[Outcome], new: Plan, old: Plan | None, sides: dict[str, Side]
+) -> dict[str, Any]:
+    times: Counter[str] = Counter()
+    for task in new.tasks:
+        if task.name in sides:
+            times.update(sides[task.name].engine_us)
+    devices = sorted({sides[task.name].device for task in new.tasks if task.name in sides})
+    return {
+        "parts": totals.parts,
+        "flips": sum(totals.kinds.values()),
+        "pass_to_fail": totals.kinds["PASS>FAIL"],
+        "fail_to_pass": totals.kinds["FAIL>PASS"],
+        "flips_by_kind": dict(sorted(totals.kinds.items())),
+        "flips_by_station": {name: dict(sorted(found.items())) for name, found in sorted(totals.by_station.items())},
+        "flips_by_class": {name: dict(sorted(found.items())) for name, found in sorted(totals.by_class.items())},
+        "verdicts": {f"{old_}>{new_}": count for (old_, new_), count in sorted(totals.verdicts.items())},
+        "mask_changes": totals.mask_changes,
+        "reviewed": totals.reviewed.to_json(),
+        "known_truth": totals.known.to_json(),
+        "errors": totals.errors + sum(each.errors for each in faults),
+        "faults": [*(each.fault for each in faults), *totals.first_errors],
+        "other_device": totals.other_device,
+        "devices": devices,
+        "engine": new.engine.label,
+        "against": old.engine.label if old is not None else "the archived answers",
+        "engine_ms": {"p50": percentile_ms(times, 0.50), "p99": percentile_ms(times, 0.99)},
+    }
