@@ -68,6 +68,12 @@ class Settings(BaseSettings):
             raise ValueError("link.announcements goes with camera.views = 1: an announcement names one frame")
         return self
 
+    @model_validator(mode="after")
+    def _rows_outlive_images(self) -> Settings:
+        if 0 < self.ledger.keep_days < self.store.keep_days:
+            raise ValueError("ledger.keep_days is 0 or at least store.keep_days: an image without its row is an orphan")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

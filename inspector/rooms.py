@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,11 @@ from inspector.conditions import Conditions
 from inspector.config import Settings
 from inspector.decision import Alarms
 from inspector.docket import Docket
+from inspector.errors import LedgerError
 from inspector.fittings import Pace
 from inspector.frame import Settled, Verdict
 from inspector.ledger.book import Book
+from inspector.ledger.retention import Retention
 from inspector.ledger.store import Policy, Store
 from inspector.line import Line
 from inspector.link.controller import ControllerLink
@@ -38,6 +41,7 @@ class Rooms:
     """What a station is made of. The book is open (its epoch numbers the answers); nothing else runs yet."""
 
     book: Book
+    retention: Retention
     store: Store
     link: ControllerLink
     viewers: ViewersLink | None
@@ -45,9 +49,28 @@ class Rooms:
     line: Line
     shadow: Shadow
 
+    def keep_book(self) -> None:
+        """The book thread's step: settlements first, then a few old rows leave."""
+        self.line.book()
+        self._retain(self.retention.remove)
+
+    def keep_store(self, wait_s: float) -> None:
+        """The store thread's step: images first, then some old rows are copied."""
+        self.store.step(wait_s)
+        self._retain(self.retention.copy)
+
+    def _retain(self, step: Callable[[], object]) -> None:
+        with contextlib.suppress(LedgerError):  # the fault is told, the rows stay, and it is tried again
+            step()
+        if self.retention.fault:
+            self.line.conditions.tell_of("retention", self.retention.fault)
+        else:
+            self.line.conditions.clear("retention")
+
     def close(self) -> None:
         """End the shadow, close the book; the other rooms are closed by the threads that own them."""
         self.shadow.stop()
+        self.retention.close()
         self.book.close()
 
 
@@ -112,7 +135,7 @@ def fit_out(
     except BaseException:
         book.close()
         raise
-    return Rooms(book, store, link, viewers, line, shadow)
+    return Rooms(book, _retention(settings, book, clock), store, link, viewers, line, shadow)
 
 
 def _is_idle(docket: Docket) -> bool:
@@ -133,6 +156,11 @@ def _docket(settings: Settings, book: Book) -> Docket:
         commit_margin_ns=int(settings.timing.commit_margin_ms * MS),
         on_open=book.mark_opened,
     )
+
+
+def _retention(settings: Settings, book: Book, clock: Clock) -> Retention:
+    wanted = settings.ledger
+    return Retention(book, keep_days=wanted.keep_days, keep_copy=wanted.keep_copy, clock=clock)
 
 
 def _store(wanted: StoreSettings, settings: Settings, clock: Clock) -> Store:

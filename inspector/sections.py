@@ -136,6 +136,10 @@ class LedgerSettings(Section):
     sync_interval_ms: Positive = 50.0
     ballast_bytes: Whole = 4 << 20
     """Freed when the disk is full, so that the line can stop in order."""
+    keep_days: NotNegative = 0.0
+    """Rows older than this leave the ledger; 0 = they stay for ever. Not shorter than store.keep_days."""
+    keep_copy: bool = True
+    """They leave into files below retired/ of the state directory, to be moved away; false: they are gone."""
 
 
 class StoreSettings(Section):

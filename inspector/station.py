@@ -167,7 +167,7 @@ class Station:
         """Engine before link before camera: no part is triggered that could not be answered."""
         line, viewers, store = self.line, self.rooms.viewers, self.rooms.store
         self.vitals.open()
-        self.crew.start("book", line.book)
+        self.crew.start("book", self.rooms.keep_book)
         with self.notifier.patience():
             self.seat_engine(ingredients)
         self.crew.start("answer", self.rekeying.answer, self._open_link, self.rooms.link.close)
@@ -241,7 +241,7 @@ class Station:
             self.conditions.clear("checkpoint")
 
     def _store(self) -> None:
-        self.rooms.store.step(POLL_S)
+        self.rooms.keep_store(POLL_S)
         if self.rooms.store.statistics().short:
             self.conditions.tell_of("store", "the disk is short, images are shed")
         else:

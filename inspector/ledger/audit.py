@@ -16,6 +16,7 @@ from inspector.ledger.marks import Marks, read_marks
 from inspector.ledger.opening import is_held, suffixed
 from inspector.ledger.pictures_audit import check_pictures
 from inspector.ledger.query import Filter, ParetoLine, Reading, Record, Stats, records, show, stats
+from inspector.ledger.removed import is_piece, removed, removed_numbers
 from inspector.ledger.restart import CLOSED, missing, noted_gaps, without
 
 __all__ = [
@@ -50,6 +51,8 @@ class EpochCount:
     """Numbers without a row that an event accounts for."""
     closed: bool
     """Ended in order."""
+    removed: int = 0
+    """Numbers whose rows have left by age."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def verify(
         link, last_hash = schema.head(connection)
         findings += _end(connection, link, marks)
         findings += _chain(connection)
-        epochs, counted = _reconcile(connection, marks, live, strict)
+        epochs, counted = _reconcile(connection, path, marks, live, strict)
         findings += counted
         pictures = 0
         if store is not None:
@@ -129,7 +132,7 @@ def _chain(connection: apsw.Connection) -> list[Finding]:
 
 
 def _reconcile(
-    connection: apsw.Connection, marks: Marks, live: bool, strict: bool
+    connection: apsw.Connection, path: Path, marks: Marks, live: bool, strict: bool
 ) -> tuple[list[EpochCount], list[Finding]]:
     """Per epoch: numbers opened, answers, receipts."""
     answers = _by_epoch(connection, "SELECT epoch, count(*) FROM answers GROUP BY epoch")
@@ -142,11 +145,14 @@ def _reconcile(
     if marks.opened_epoch == last:
         opened[last] = marks.opened
     counts: list[EpochCount] = []
-    findings = _duplicates(connection) + _strays(connection)
+    findings = _duplicates(connection) + _strays(connection) + _retired(connection, path)
+    piece = is_piece(connection)  # of retired rows: what is missing in it stood, or stands, elsewhere
     for epoch in sorted(started | answers | opened):
         told = opened.get(epoch, -1)
         highest = schema.number(connection, "SELECT coalesce(max(sequence), 0) FROM answers WHERE epoch = ?", (epoch,))
-        noted, seen = _gaps(connection, epoch, max(told, highest), live=live and epoch == last)
+        away = removed_numbers(connection, epoch)
+        up_to = 0 if piece else max(told, highest)
+        noted, seen = _gaps(connection, epoch, up_to, away, live=live and epoch == last)
         findings += seen
         if epoch not in started and epoch in answers:
             findings.append(Finding("gap", f"epoch {epoch} has answers, but its own row is gone", epoch=epoch))
@@ -159,6 +165,7 @@ def _reconcile(
                 overrides=overrides.get(epoch, 0),
                 noted=noted,
                 closed=epoch in closed,
+                removed=sum(last - first + 1 for first, last in away),
             )
         )
     silent = sum(answers.values()) - sum(receipts.values())
@@ -168,10 +175,12 @@ def _reconcile(
     return counts, findings
 
 
-def _gaps(connection: apsw.Connection, epoch: int, opened: int, *, live: bool) -> tuple[int, list[Finding]]:
-    """How many numbers an event accounts for, and a finding for each range without a row."""
+def _gaps(
+    connection: apsw.Connection, epoch: int, opened: int, away: list[tuple[int, int]], *, live: bool
+) -> tuple[int, list[Finding]]:
+    """How many numbers an event accounts for, and a finding for each range without a row that has not left by age."""
     noted = noted_gaps(connection, epoch)
-    ranges = missing(connection, epoch, opened)
+    ranges = without(missing(connection, epoch, opened), away)
     open_ranges = without(ranges, noted)
     accounted_ranges = without(ranges, open_ranges)
     findings = []
@@ -188,6 +197,18 @@ def _gaps(connection: apsw.Connection, epoch: int, opened: int, *, live: bool) -
             text = f"epoch {epoch}: a gap event says that numbers from {start} on may have been answered and lost"
             findings.append(Finding("gap", text, epoch, start, 0, known=True))
     return sum(last - first + 1 for first, last in accounted_ranges), findings
+
+
+def _retired(connection: apsw.Connection, path: Path) -> list[Finding]:
+    """What has left by age, and a finding where the file it went into is not there."""
+    base = removed(connection)
+    if not base.link or is_piece(connection):
+        return []
+    away = f"rows up to {base.link} have left by age"
+    if not base.file:
+        return [Finding("retired", f"{away}, no copy was kept", count=base.link, known=True)]
+    gone = "" if (path.parent / base.file).is_file() else "; that file is not here"
+    return [Finding("retired", f"{away}, the last of them into {base.file}{gone}", count=base.link, known=True)]
 
 
 def _duplicates(connection: apsw.Connection) -> list[Finding]:

@@ -10,6 +10,7 @@ import apsw
 from inspector.errors import LedgerError
 from inspector.ledger.finding import Finding
 from inspector.ledger.pictures import STORED, Index, Stored, read_index
+from inspector.ledger.removed import removed_numbers
 
 QUARANTINE = "quarantine"
 
@@ -60,7 +61,9 @@ def _files(root: Path) -> set[str]:
 
 def _has_answer(connection: apsw.Connection, each: Stored) -> bool:
     query = "SELECT 1 FROM answers WHERE epoch = ? AND sequence = ?"
-    return connection.execute(query, (each.epoch, each.sequence)).get is not None
+    if connection.execute(query, (each.epoch, each.sequence)).get is not None:
+        return True
+    return any(first <= each.sequence <= last for first, last in removed_numbers(connection, each.epoch))
 
 
 def _compare(root: Path, each: Stored, *, deep: bool) -> Finding | None:

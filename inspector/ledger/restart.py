@@ -10,6 +10,7 @@ import apsw
 from inspector.frame import Answer, Reason, Settled, Verdict
 from inspector.ledger import schema
 from inspector.ledger.marks import Marks
+from inspector.ledger.removed import removed_numbers
 from inspector.ledger.rows import (
     ANSWER_COLUMNS,
     Cells,
@@ -128,7 +129,7 @@ def _undone(
 
     ``opened`` is -1 where the marks did not tell.
     """
-    noted = noted_gaps(connection, old)
+    noted = noted_gaps(connection, old) + removed_numbers(connection, old)
     highest = max(opened, schema.number(connection, _HIGHEST, (old,)))
     ranges = without(missing(connection, old, highest), noted)
     lost = connection.execute(_EVENT, (LOST, old)).get

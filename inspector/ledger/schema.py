@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 
 from inspector.errors import LedgerError
+from inspector.ledger.removed import removed
 from inspector.ledger.rows import (
     ANSWER_COLUMNS,
     EPOCH_COLUMNS,
@@ -180,13 +181,15 @@ def link_hash(connection: apsw.Connection, link: int) -> bytes | None:
 
 
 def broken_links(connection: apsw.Connection, first: int = 1) -> Iterator[tuple[int, str]]:
-    """Walk the chain from ``first`` to its present end; yields (link, what is wrong) for every break.
+    """Walk the chain from ``first``, or from what left by age, to its present end; yields (link, what is wrong).
 
     Each row is checked against the hash stored in the row before it, so one changed row is one finding, not an
     avalanche. About 3.5 us a row; reads in short pieces, so that a running daemon can start its WAL again meanwhile.
     """
     sha256 = hashlib.sha256
-    previous = link_hash(connection, first - 1)
+    base = removed(connection)
+    first = max(first, base.link + 1)
+    previous = base.hash if first == base.link + 1 else link_hash(connection, first - 1)
     if previous is None:
         yield first - 1, "the row is missing"
         previous = b""
