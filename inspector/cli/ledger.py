@@ -30,12 +30,19 @@ def add(commands: Commands) -> None:
 
 def _place_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--state-dir", type=Path, metavar="DIR", help="where ledger.db and images lie")
+    sub.add_argument("--ledger", type=Path, metavar="FILE", help="another file: a backup, or one below retired/")
+
+
+def _file(arguments: argparse.Namespace) -> Path:
+    """The ledger's file."""
+    chosen: Path | None = arguments.ledger
+    return chosen if chosen is not None else _place(arguments) / "ledger.db"
 
 
 def _place(arguments: argparse.Namespace) -> Path:
     """The state directory. Raises ConfigError where it has no ledger."""
     chosen: Path = arguments.state_dir or load(arguments).settings.station.state_dir
-    if not (chosen / "ledger.db").is_file():
+    if arguments.ledger is None and not (chosen / "ledger.db").is_file():
         raise ConfigError(
             f"no ledger in {chosen}", expected="ledger.db", do="Name the station with --config or --state-dir."
         )
@@ -99,7 +106,7 @@ def _show_options(sub: argparse.ArgumentParser) -> None:
 def _show(arguments: argparse.Namespace) -> int:
     from inspector.ledger.audit import show
 
-    records = show(_place(arguments) / "ledger.db", _filter(arguments), limit=arguments.limit)
+    records = show(_file(arguments), _filter(arguments), limit=arguments.limit)
     if arguments.json:
         print_json({"answers": [record_json(one) for one in records]})
         return 0
@@ -139,7 +146,7 @@ def record_json(record: Record) -> dict[str, Any]:
 def _stats(arguments: argparse.Namespace) -> int:
     from inspector.ledger.audit import stats
 
-    found = stats(_place(arguments) / "ledger.db", _filter(arguments))
+    found = stats(_file(arguments), _filter(arguments))
     figures = asdict(found)
     figures["yield"] = figures.pop("yield_")
     if arguments.json:
@@ -192,9 +199,9 @@ def _export(arguments: argparse.Namespace) -> int:
     ]
     for name, out, export in tables:
         if out is not None:
-            done[name] = {"file": str(out), "parts": export(place / "ledger.db", out, wanted)}
+            done[name] = {"file": str(out), "parts": export(_file(arguments), out, wanted)}
     if arguments.images is not None:
-        images = export_images(place / "ledger.db", place / "images", arguments.images, wanted, masks=arguments.masks)
+        images = export_images(_file(arguments), place / "images", arguments.images, wanted, masks=arguments.masks)
         done["images"] = {"folder": str(arguments.images), **asdict(images)}
     if arguments.json:
         print_json(done)
@@ -241,9 +248,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     place = _place(arguments)
     store = place / "images"
+    whole = arguments.ledger is None  # another file does not answer for all the images
     found = verify(
-        place / "ledger.db",
-        store if store.is_dir() and not arguments.no_images else None,
+        _file(arguments),
+        store if whole and store.is_dir() and not arguments.no_images else None,
         quarantine=arguments.quarantine,
         deep=arguments.deep,
         strict=arguments.strict,
@@ -257,7 +265,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         counts = (
             f"{opened} triggers, {epoch.answers} answers, {epoch.receipts} acknowledged, {epoch.overrides} replaced"
         )
-        print(f"epoch {epoch.epoch}: {counts}, {ending}")
+        away = f", {epoch.removed} left by age" if epoch.removed else ""
+        print(f"epoch {epoch.epoch}: {counts}{away}, {ending}")
     for finding in found.findings:
         print(f"{'known' if finding.known else 'FINDING'}  {finding.kind}: {finding.text}")
     print(f"{found.rows} rows, {found.pictures} images, head {found.head}: {'ok' if found.ok else 'NOT ok'}")
