@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspector.archive.place import Place
 from inspector.clock import Clock, SystemClock
@@ -17,7 +17,6 @@ from inspector.requalify.fleet import run_here, run_processes
 from inspector.requalify.merge import RESULTS_FILE, Totals, merge, without_image
 from inspector.requalify.pictures import FlipPictures
 from inspector.requalify.plan import (
-    EngineChoice,
     Plan,
     Side,
     Task,
@@ -29,6 +28,9 @@ from inspector.requalify.plan import (
 )
 from inspector.requalify.report import REPORT_FILE, write_report
 from inspector.requalify.worker import Outcome
+
+if TYPE_CHECKING:
+    from inspector.requalify.ray_fleet import RayFleet
 
 PICTURES = 200
 """Flips shown with their pictures, first come; all of them are in the Parquet file."""
@@ -72,14 +74,18 @@ def requalify(
     sides = {task.name: side for task in tasks if (side := read_side(out, task)) is not None}
     resumed = len(sides)
     todo = list({task.name: task for task in tasks if task.name not in sides}.values())
-    workers = _workers(wanted, new.engine, len(todo))
+    fleet = _Fleet(wanted, todo) if todo else None
     started_ns = clock.now_ns()
     faults, judged = [], 0
-    for count, outcome in enumerate(_outcomes(wanted, todo, archive, out, workers), start=1):
-        judged += outcome.parts
-        if outcome.fault:
-            faults.append(outcome)
-        on_progress(count, len(todo))
+    try:
+        for count, outcome in enumerate(fleet.run(todo, archive, out) if fleet is not None else (), start=1):
+            judged += outcome.parts
+            if outcome.fault:
+                faults.append(outcome)
+            on_progress(count, len(todo))
+    finally:
+        if fleet is not None:
+            fleet.close()
     seconds = (clock.now_ns() - started_ns) / 1e9
     sides |= {task.name: _side(out, task) for task in todo if task.name not in {each.task.name for each in faults}}
     pictures = FlipPictures(archive, out, wanted.pictures)
@@ -89,7 +95,8 @@ def requalify(
         "shards": len(tasks),
         "resumed_shards": resumed,
         "parts_per_s": round(judged / seconds, 2) if judged else None,
-        "workers": workers,
+        "workers": fleet.workers if fleet is not None else 0,
+        "refused_workers": fleet.refusals if fleet is not None else [],
         "seconds": round(seconds, 3),
         "without_image": without_image(manifests),
         "results": f"{out.url}/{RESULTS_FILE}",
@@ -99,22 +106,33 @@ def requalify(
     return figures
 
 
-def _outcomes(wanted: Wanted, todo: Sequence[Task], archive: Place, out: Place, workers: int) -> Iterator[Outcome]:
-    if not todo:
-        return iter(())
-    if wanted.ray is not None:
-        from inspector.requalify.ray_fleet import run_ray
+class _Fleet:
+    """Who works: this process, several on this machine, or a Ray cluster."""
 
-        return run_ray(todo, archive, out, wanted.ray, workers)
-    return run_here(todo, archive, out) if workers == 1 else run_processes(todo, archive, out, workers)
+    def __init__(self, wanted: Wanted, todo: Sequence[Task]) -> None:
+        choices = list({task.engine.plan_hash: task.engine for task in todo}.values())
+        self._ray: RayFleet | None = None
+        if wanted.ray is not None:
+            from inspector.requalify.ray_fleet import RayFleet
 
+            self._ray = RayFleet(wanted.ray, wanted.workers, choices)
+        on_gpu = any(choice.backend == "tensorrt" for choice in choices)
+        # One engine a core: OpenVINO's own throughput mode is as many one-thread streams, and bits do not depend on it.
+        here = wanted.workers or (1 if on_gpu else physical_cores())
+        self.workers = min(here if self._ray is None else self._ray.workers, len(todo))
 
-def _workers(wanted: Wanted, engine: EngineChoice, tasks: int) -> int:
-    if wanted.ray is not None:
-        return wanted.workers
-    on_gpu = engine.backend == "tensorrt"
-    # One engine a core: OpenVINO's own throughput mode is as many one-thread streams, and bits do not depend on it.
-    return max(1, min(wanted.workers or (1 if on_gpu else physical_cores()), tasks))
+    def run(self, todo: Sequence[Task], archive: Place, out: Place) -> Iterator[Outcome]:
+        if self._ray is not None:
+            return self._ray.run(todo, archive, out)
+        return run_here(todo, archive, out) if self.workers == 1 else run_processes(todo, archive, out, self.workers)
+
+    @property
+    def refusals(self) -> list[str]:
+        return self._ray.refusals if self._ray is not None else []
+
+    def close(self) -> None:
+        if self._ray is not None:
+            self._ray.close()
 
 
 def _side(out: Place, task: Task) -> Side:
