@@ -207,7 +207,7 @@ def result_line(one: Replayed, hashes: Hashes) -> str:
 
 
 def _defect(defect: Defect) -> dict[str, Any]:
-    fields = {name: getattr(defect, name) for name in Defect.__dataclass_fields__}
+    fields = {name: getattr(defect, name) for name in Defect._fields}
     return fields | {"shape": defect.shape.value, "box": list(defect.box)}
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspector.decision import blobs as blob
 from inspector.decision.blobs import Blobs, Extents
-from inspector.decision.rules import LIMIT_NAMES, NO_LIMITS, Limits, Rules
+from inspector.decision.rules import MINIMUMS, Limits, Rules
 from inspector.frame import BoolMap, Decision, Defect, FloatMap, Geometry, Reason, Verdict, invalid
 
+_ONE_AS_BITS = 0x3F800000
 LISTED_MAX = 256
 """Defects that a decision lists, largest first. All are judged; a map of noise must not swell the ledger."""
 
@@ -28,26 +28,32 @@ def decide(score_map: FloatMap, rules: Rules, geometry: Geometry) -> tuple[Decis
     """
     if score_map.ndim != 2 or score_map.dtype != np.float32 or score_map.size == 0:
         raise ValueError(f"expected a 2-D float32 map, found {score_map.dtype} of shape {score_map.shape}")
-    lowest, highest = float(score_map.min()), float(score_map.max())
-    if not (lowest >= 0.0 and highest <= 1.0):  # a NaN anywhere makes both comparisons false
+    # As bits, floats from 0 to 1 are ordered as whole numbers; NaN, infinity and all below zero lie above them.
+    flat = score_map.ravel()
+    bits = flat.view(np.uint32)
+    peak = int(bits.argmax())
+    if bits[peak] > _ONE_AS_BITS:
         bad = np.count_nonzero(~((score_map >= 0.0) & (score_map <= 1.0)))
-        text = f"{bad} of {score_map.size} map values are not in 0..1"
-        return invalid(Reason.NOT_FINITE, text), np.zeros(score_map.shape, np.bool_)
+        if bad:  # not so for a negative zero
+            text = f"{bad} of {score_map.size} map values are not in 0..1"
+            return invalid(Reason.NOT_FINITE, text), np.zeros(score_map.shape, np.bool_)
+        peak = int(flat.argmax())
+    highest = float(flat[peak])
     rules.require_scale(geometry.mm_per_px)
     zones = rules.zone_map(*score_map.shape)
-    # Rounded up to float32, so that the mask is the same whether compared in float32 or float64.
-    mask: BoolMap = score_map >= _threshold32(rules.threshold)
+    mask: BoolMap = score_map >= rules.threshold32
     inspected = mask
     if zones is not None and zones.inspected is not None:
         inspected = mask & zones.inspected
-        highest = float(score_map.max(where=zones.inspected, initial=0.0))
+        if not zones.inspected.ravel()[peak]:
+            highest = float(score_map.max(where=zones.inspected, initial=0.0))
     if not mask.any():
         return Decision(Verdict.PASS, score=highest), mask
     owner, count = (zones.owner, len(rules.zones)) if zones is not None else (None, 0)
     found = blob.find(inspected, score_map, owner, count)
     failing, defects = _judge(found, rules, geometry, score_map.shape)
-    if inspected is not mask:
-        ignored = blob.find(mask & ~inspected, score_map, owner, count)
+    if inspected is not mask and (beside := mask & ~inspected).any():
+        ignored = blob.find(beside, score_map, owner, count)
         counts = np.zeros(len(ignored), np.bool_)
         defects += _defects(_sized(ignored, geometry, everything=False), counts, rules, geometry, score_map.shape)
     if not failing.texts:
@@ -89,9 +95,7 @@ class _Sized:
 
     blobs: Blobs
     area_px: NDArray[np.float64]
-    length_px: NDArray[np.float64]
-    width_px: NDArray[np.float64]
-    box: NDArray[np.int64]
+    extents: Extents
     measured: bool
     """False: too many to measure them all, no limit needs it, and lengths, widths and boxes are 0."""
     scale: tuple[float, float]
@@ -101,70 +105,63 @@ class _Sized:
 def _judge(
     found: Blobs, rules: Rules, geometry: Geometry, shape: tuple[int, ...]
 ) -> tuple[_Failing, tuple[Defect, ...]]:
-    sized = _sized(found, geometry, everything=_uses_extent(rules))
+    sized = _sized(found, geometry, everything=rules.of_extent)
     regions = [("", rules.limits, rules.review)]
     regions += [("" if zone.ignore else zone.name, zone.limits, zone.review) for zone in rules.zones]
     counts = np.zeros(len(found), np.bool_)
     hard: list[str] = []
-    soft: list[str] = []
+    reviewed: list[tuple[str, Limits, int, NDArray[np.bool_]]] = []
     for index, (name, limits, review) in enumerate(regions):
         touching = found.zones[:, index] > 0
         if not touching.any():
             continue
         place = f"zone {name}: " if name else ""
-        counting = touching & _reaches(sized, limits)
+        counting = _reaching(sized, limits, touching)
         hard += [place + text for text in _broken(sized, limits, index, counting)]
-        if review is not None:
-            counting = touching & _reaches(sized, review)
-            soft += [f"review: {place}{text}" for text in _broken(sized, review, index, counting)]
         counts |= counting
-    failing = _Failing(tuple(hard or soft), bool(soft) and not hard)
-    return failing, _defects(sized, counts, rules, geometry, shape)
+        if review is not None:
+            counting = _reaching(sized, review, touching)
+            reviewed.append((f"review: {place}", review, index, counting))
+            counts |= counting
+    defects = _defects(sized, counts, rules, geometry, shape)
+    if hard:
+        return _Failing(tuple(hard), review=False), defects
+    soft = [place + text for place, review, index, those in reviewed for text in _broken(sized, review, index, those)]
+    return _Failing(tuple(soft), review=bool(soft)), defects
 
 
 def _sized(found: Blobs, geometry: Geometry, *, everything: bool) -> _Sized:
     scale = (geometry.scale_x, geometry.scale_y)
     size = len(found)
     measured = everything or size <= LISTED_MAX
-    extents = blob.measure(found, np.arange(size if measured else 0), *scale)
-    length, width, box = (
-        (extents.length_px, extents.width_px, extents.box)
+    extents = (
+        blob.measure(found, np.arange(size), *scale)
         if measured
-        else (np.zeros(size), np.zeros(size), np.zeros((size, 4), np.int64))
+        else Extents(np.zeros(size), np.zeros(size), np.zeros((size, 4), np.int64))
     )
     area_px = np.asarray(found.area * (scale[0] * scale[1]), np.float64)
-    return _Sized(found, area_px, length, width, box, measured, scale, geometry.mm_per_px)
+    return _Sized(found, area_px, extents, measured, scale, geometry.mm_per_px)
 
 
-@lru_cache(maxsize=64)
-def _uses_extent(rules: Rules) -> bool:
-    """Whether any limit speaks of length, width or distance, so that every blob has to be measured."""
-    return any(
-        getattr(limits, name) != getattr(NO_LIMITS, name)
-        for limits in rules.every_limits()
-        for name in LIMIT_NAMES
-        if "length" in name or "width" in name or "distance" in name
-    )
-
-
-def _reaches(sized: _Sized, limits: Limits) -> NDArray[np.bool_]:
-    """Which blobs reach every minimum."""
+def _reaching(sized: _Sized, limits: Limits, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the blobs ``among`` reach every minimum."""
     mm = sized.mm or 0.0  # limits in mm without a scale were refused before
-    pairs = (
-        (sized.area_px, limits.min_area_px),
-        (sized.blobs.area, limits.min_area_map_px),
-        (sized.area_px * (mm * mm), limits.min_area_mm2),
-        (sized.length_px, limits.min_length_px),
-        (sized.length_px * mm, limits.min_length_mm),
-        (sized.width_px, limits.min_width_px),
-        (sized.width_px * mm, limits.min_width_mm),
-        (sized.blobs.score_mean, limits.min_score_mean),
-        (sized.blobs.score_max, limits.min_score_max),
-    )
-    out = np.ones(len(sized.blobs), np.bool_)
-    for values, least in pairs:
-        if least > 0.0:
-            out &= values >= least
+    extents, blobs = sized.extents, sized.blobs
+    measures: tuple[tuple[NDArray[np.float64] | NDArray[np.int64], float], ...] = (
+        (sized.area_px, 1.0),
+        (blobs.area, 1.0),
+        (sized.area_px, mm * mm),
+        (extents.length_px, 1.0),
+        (extents.length_px, mm),
+        (extents.width_px, 1.0),
+        (extents.width_px, mm),
+        (blobs.score_mean, 1.0),
+        (blobs.score_max, 1.0),
+    )  # in the order of MINIMUMS
+    out = among
+    for place, least in limits.least:
+        values, unit = measures[place]
+        out = out & ((values if unit == 1.0 else values * unit) >= least)
     return out
 
 
@@ -174,7 +171,8 @@ def _broken(sized: _Sized, limits: Limits, region: int, counting: NDArray[np.boo
     mm = sized.mm or 0.0
     number = int(np.count_nonzero(counting))
     if number:
-        area, length = float(sized.area_px[counting].max()), float(sized.length_px[counting].max())
+        area = float(sized.area_px[counting.argmax()])  # blobs are ordered by area
+        length = float(sized.extents.length_px[counting].max())
         if number > limits.max_count:
             unit = f"{area * mm * mm:.3g} mm2, {length * mm:.3g} mm long" if sized.mm else _px(area, length)
             out.append(f"count {number} > {limits.max_count} (largest {unit}){_minimums(limits)}")
@@ -182,14 +180,15 @@ def _broken(sized: _Sized, limits: Limits, region: int, counting: NDArray[np.boo
         out += _above("area", "mm2", area * mm * mm, limits.max_area_mm2)
         out += _above("length", "px", length, limits.max_length_px)
         out += _above("length", "mm", length * mm, limits.max_length_mm)
-    total = float(sized.blobs.zones[:, region].sum()) * (sized.scale[0] * sized.scale[1])
-    out += _above("total area", "px", total, limits.max_total_area_px)
-    out += _above("total area", "mm2", total * mm * mm, limits.max_total_area_mm2)
+    if min(limits.max_total_area_px, limits.max_total_area_mm2) < np.inf:
+        total = float(sized.blobs.zones[:, region].sum()) * (sized.scale[0] * sized.scale[1])
+        out += _above("total area", "px", total, limits.max_total_area_px)
+        out += _above("total area", "mm2", total * mm * mm, limits.max_total_area_mm2)
     apart = max(limits.min_distance_px, limits.min_distance_mm / mm if mm else 0.0)
     # More than the allowed count has failed already; the distance only tells how close the allowed ones lie.
     if apart > 0.0 and 2 <= number <= limits.max_count:
         which = np.flatnonzero(counting)
-        gap = blob.smallest_gap(sized.blobs, sized.box[which], which, *sized.scale, apart)
+        gap = blob.smallest_gap(sized.blobs, sized.extents.box[which], which, *sized.scale, apart)
         if gap < limits.min_distance_px:
             out.append(f"distance {gap:.1f} px < min_distance_px {limits.min_distance_px:g}")
         if gap * mm < limits.min_distance_mm:
@@ -202,11 +201,7 @@ def _px(area: float, length: float) -> str:
 
 
 def _minimums(limits: Limits) -> str:
-    text = ", ".join(
-        f"{name} {getattr(limits, name):g}"
-        for name in LIMIT_NAMES
-        if name.startswith("min_") and "distance" not in name and getattr(limits, name) > 0.0
-    )
+    text = ", ".join(f"{MINIMUMS[place]} {value:g}" for place, value in limits.least)
     return f" at {text}" if text else ""
 
 
@@ -220,47 +215,38 @@ def _defects(
 ) -> tuple[Defect, ...]:
     """The largest LISTED_MAX blobs as records; those that count come before those that do not."""
     found = sized.blobs
-    listed = np.flatnonzero(counts)[:LISTED_MAX]
-    if listed.size < min(LISTED_MAX, len(found)):
-        rest = np.flatnonzero(~counts)[: LISTED_MAX - listed.size]
-        listed = np.concatenate((listed, rest))
-    extents = (
-        Extents(sized.length_px[listed], sized.width_px[listed], sized.box[listed])
-        if sized.measured
-        else blob.measure(found, listed, *sized.scale)
-    )
+    mixed = 0 < np.count_nonzero(counts) < counts.size
+    listed = np.argsort(~counts, kind="stable")[:LISTED_MAX] if mixed else np.arange(min(counts.size, LISTED_MAX))
+    extents = sized.extents
+    if sized.measured:
+        extents = Extents(extents.length_px[listed], extents.width_px[listed], extents.box[listed])
+    else:
+        extents = blob.measure(found, listed, *sized.scale)
     a, b, c, d, e, f = geometry.matrix
     x, y = found.x[listed], found.y[listed]
     area = sized.area_px[listed]
     point_px = blob.POINT_SHARE * max(shape) * (geometry.scale_x * geometry.scale_y) ** 0.5
+    mm = geometry.mm_per_px
+    nothing = [None] * listed.size
+    names = ("", *(zone.name for zone in rules.zones))
+    zones = [names[zone] for zone in found.zones[listed].argmax(axis=1).tolist()] if rules.zones else [""] * listed.size
     columns = (
         area.tolist(),
         extents.length_px.tolist(),
         extents.width_px.tolist(),
         (a * x + b * y + c).tolist(),
         (d * x + e * y + f).tolist(),
-        extents.box.tolist(),
+        zip(*extents.box.T.tolist(), strict=True),
         found.score_mean[listed].tolist(),
         found.score_max[listed].tolist(),
-        found.zones[listed].argmax(axis=1).tolist(),
-        counts[listed].tolist(),
         blob.shape_classes(area, extents.length_px, point_px),
+        zones,
+        (area * mm * mm).tolist() if mm else nothing,
+        (extents.length_px * mm).tolist() if mm else nothing,
+        (extents.width_px * mm).tolist() if mm else nothing,
+        counts[listed].tolist(),
     )
-    names = ("", *(zone.name for zone in rules.zones))
-    mm = geometry.mm_per_px
-    return tuple(
-        Defect(
-            size, length, width, at_x, at_y, tuple(box), mean, top, kind, names[zone],
-            size * mm * mm if mm else None, length * mm if mm else None, width * mm if mm else None, count,
-        )
-        for size, length, width, at_x, at_y, box, mean, top, zone, count, kind in zip(*columns, strict=True)
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=64)
-def _threshold32(threshold: float) -> np.float32:
-    nearest = np.float32(threshold)
-    return nearest if float(nearest) >= threshold else np.nextafter(nearest, np.float32(np.inf))
+    return tuple(map(Defect._make, zip(*columns, strict=True)))
 
 
 def _plain(value: float) -> str:

@@ -103,8 +103,7 @@ def test_numbers_keep_their_kind(answer: Answer) -> None:
 def test_numpy_numbers_are_stored_as_pythons_own() -> None:
     """A numpy scalar must neither stop the batch nor change the hash."""
     plain = make_part(1, 2, Verdict.FAIL)
-    defect = replace(
-        plain.answer.defects[0],
+    defect = plain.answer.defects[0]._replace(
         area_px=np.float32(12.5),
         box=tuple(np.array([10, 20, 7, 3])),
         counts=np.bool_(True),

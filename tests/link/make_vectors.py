@@ -80,8 +80,7 @@ def _answer_fields(answer: Answer, left_us: int, durable: int, resent: bool) -> 
     fields = asdict(answer)
     fields["verdict"] = answer.verdict.value
     fields["reason"] = None if answer.reason is None else answer.reason.value
-    for defect in fields["defects"]:
-        defect["shape"] = defect["shape"].value
+    fields["defects"] = tuple(each._asdict() | {"shape": each.shape.value} for each in answer.defects)
     return {"kind": "ANSWER", "answer": fields, "left_us": left_us, "durable": durable, "resent": resent}
 
 

@@ -42,7 +42,10 @@ def _load(name: str) -> tuple[list[bytes], dict[str, Any]]:
 
 def _said(message: Message) -> dict[str, Any]:
     """A message in the words of a vector's JSON."""
-    said: dict[str, Any] = json.loads(json.dumps(asdict(message), default=lambda word: word.value))
+    fields = asdict(message)
+    if isinstance(message, AnswerMessage):
+        fields["answer"]["defects"] = [each._asdict() for each in message.answer.defects]
+    said: dict[str, Any] = json.loads(json.dumps(fields, default=lambda word: word.value))
     if isinstance(message, AnswerMessage):
         del said["flags"], said["defect_count"]
         return {"kind": "ANSWER", "resent": Flag.RESENT in message.flags, **said}

@@ -280,7 +280,7 @@ def test_part_id_that_does_not_fit(part_id: str) -> None:
         {"epoch": 2**32},
         {"reason": Reason.LATE},
         {"verdict": Verdict.INVALID},
-        {"defects": (replace(_SPOT, area_px=float("inf")),)},
+        {"defects": (_SPOT._replace(area_px=float("inf")),)},
     ],
     ids=["NaN", "negative sequence", "epoch of 33 bits", "PASS with reason", "INVALID without reason", "infinite area"],
 )
