@@ -6,13 +6,14 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from inspector.drill.scenes import Scene
 from inspector.drill.testbed import Testbed
 from inspector.figures import percentiles
 from inspector.frame import Reason, Verdict
-from inspector.ledger.audit import verify
+from inspector.ledger.audit import Filter, show, verify
 from inspector.link.listen import Arrival
 
 Key = tuple[int, int]
@@ -55,7 +56,7 @@ def certify(bed: Testbed, played: Sequence[Played], about: dict[str, Any]) -> Ce
     """Judge the whole run; ``about`` says where and when it was. The daemon has ended."""
     arrivals, heard = bed.arrivals, bed.controller.statistics()
     findings, epochs = _ledgers(bed)
-    missing = _missing(arrivals, epochs)
+    missing, cut_off = _missing(bed, epochs)
     false_pass, wrong = _against_the_frames(bed)
     violations = [f"{one.scene.name}: {one.fault}" for one in played if one.fault]
     violations += _not_felt(played, arrivals) + findings
@@ -70,6 +71,7 @@ def certify(bed: Testbed, played: Sequence[Played], about: dict[str, Any]) -> Ce
         "parts": sum(count["opened"] for count in epochs),
         "answered": len(arrivals),
         "unanswered": len(missing) + len(findings),
+        "cut_off": len(cut_off),
         "conflicting": heard.conflicts,
         "false_pass": len(false_pass),
         "wrong_verdict": len(wrong),
@@ -116,22 +118,43 @@ def _ledgers(bed: Testbed) -> tuple[list[str], list[dict[str, int]]]:
     told = Counter(one.answer.epoch for one in bed.arrivals)
     findings: list[str] = []
     epochs: dict[int, dict[str, int]] = {}
-    for path in (*sorted(bed.folder.glob("ledger-before-damage-*.db")), bed.state / "ledger.db"):
+    for path in _files(bed):
         report = verify(path)
         for count in report.epochs:
             opened = count.opened if count.opened is not None else count.answers
             row = {"epoch": count.epoch, "opened": opened, "rows": count.answers, "told": told[count.epoch]}
+            row["closed"] = count.closed
             if count.answers >= epochs.get(count.epoch, row)["rows"]:
                 epochs[count.epoch] = row
         findings += [f"{path.name}: {finding}" for finding in report.findings if not finding.known]
     return findings, [epochs[epoch] for epoch in sorted(epochs)]
 
 
-def _missing(arrivals: Sequence[Arrival], epochs: Sequence[dict[str, int]]) -> list[Key]:
-    """Numbers that were opened and of which the controller never heard."""
-    told = {(one.answer.epoch, one.answer.sequence) for one in arrivals}
-    numbers = ((row["epoch"], number) for row in epochs for number in range(1, row["opened"] + 1))
-    return [key for key in numbers if key not in told]
+def _missing(bed: Testbed, epochs: Sequence[dict[str, int]]) -> tuple[list[Key], list[Key]]:
+    """Numbers of which the controller never heard: without excuse, and those that a kill cut off.
+
+    Cut off: decided and recorded by a run that was killed before it could tell, and over when the next run began. The
+    answer must not change, for it may have been heard; the controller has heard nothing in time and rejects.
+    """
+    told = {(one.answer.epoch, one.answer.sequence) for one in bed.arrivals}
+    missing: list[Key] = []
+    cut_off: list[Key] = []
+    for row in epochs:
+        for number in range(1, row["opened"] + 1):
+            key = (row["epoch"], number)
+            if key not in told:
+                (cut_off if not row["closed"] and _decided(bed, key) else missing).append(key)
+    return missing, cut_off
+
+
+def _decided(bed: Testbed, key: Key) -> bool:
+    wanted = Filter(epoch=key[0], sequence=key[1])
+    records = [record for path in _files(bed) for record in show(path, wanted)]
+    return any(record.sent.reason is not Reason.RESTARTED for record in records)
+
+
+def _files(bed: Testbed) -> list[Path]:
+    return [*sorted(bed.folder.glob("ledger-before-damage-*.db")), bed.state / "ledger.db"]
 
 
 def _places(arrivals: Sequence[Arrival], missing: Sequence[Key]) -> list[int]:

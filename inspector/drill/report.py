@@ -172,6 +172,8 @@ def _about(about: dict[str, Any], figures: dict[str, Any]) -> str:
         "Answers": f"{figures['pass']} PASS, {figures['fail']} FAIL, {sum(figures['invalid'].values())} INVALID; "
         f"{figures['duplicates']} came again, unchanged",
         "Runs of the daemon": str(len(figures["epochs"])),
+        "Cut off by a kill": f"{figures['cut_off']} parts: decided and recorded, killed before they could be told; the "
+        "controller hears nothing and rejects",
     }
     return "".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in facts.items())
 

@@ -27,7 +27,7 @@ HANG = next(scene for scene in SCENES if scene.name == "engine hang")
 class Bench:
     """What ``certify`` asks of a test bench: 20 parts, all heard, number 7 answered LATE."""
 
-    def __init__(self, folder: Path, conflicts: int = 0) -> None:
+    def __init__(self, folder: Path, conflicts: int = 0, orderly: bool = True) -> None:
         self.folder, self.state, self.expected = folder, folder / "state", [Verdict.PASS]
         self.state.mkdir()
         book = Book(self.state / "ledger.db", clock=SystemClock(), ballast_bytes=0)
@@ -36,7 +36,10 @@ class Bench:
         for answer in answers:
             book.mark_opened(answer.sequence)
         book.write([Settled(answer) for answer in answers])
-        book.close()
+        if orderly:
+            book.close()
+        else:
+            book._release()
         self.arrivals = [Arrival(answer, 1000, answer.due_ns - 1_000_000) for answer in answers]
         self.frames = {(one.epoch, one.frame_id): ("FRAME", 0) for one in answers}
         self.controller = SimpleNamespace(statistics=lambda: ListenStatistics(conflicts=conflicts))
@@ -75,6 +78,14 @@ def test_a_part_that_the_controller_never_heard_of_is_told_with_its_fault(tmp_pa
     )
     assert certificate.figures["faults"][0]["unanswered"] == 1
     assert "never reached" in render(certificate)
+
+
+def test_what_a_kill_cut_off_is_no_lie_and_counted(tmp_path: Path) -> None:
+    """Decided, recorded, and its run was killed: the answer may not change, and silence is a reject."""
+    bench = Bench(tmp_path, orderly=False)
+    del bench.arrivals[19]
+    certificate = bench.certify()
+    assert certificate.ok and (certificate.figures["unanswered"], certificate.figures["cut_off"]) == (0, 1)
 
 
 @pytest.mark.parametrize("frame", [("MISSED", -1), ("INCOMPLETE", 0), None])
