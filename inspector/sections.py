@@ -225,5 +225,9 @@ class ReviewSettings(Section):
     """Share of the borderline PASS that is judged."""
     second_rate: Probability = 0.1
     """Share of the parts that two people judge, so that they can be compared."""
+    max_escape: Probability = 0.0
+    """What is promised of defective parts that pass; 0 = what the engine bundle promises."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Of all bounds, and of ``max_escape`` where it is given here."""
     seed: Whole = 1
     """Chooses the sample and the order; changing it draws another sample."""

@@ -268,6 +268,10 @@ def install(bundle: Path, point: OperatingPoint) -> None:
         "threshold": point.threshold,
         "min_area_px": point.min_area_map_px,
         "evidence": point.sentences(),
+        "promise": {
+            name: getattr(point, name)
+            for name in ("max_escape", "confidence", "parts", "escapes", "escape_upper", "data_sha256")
+        },
     }
     write_manifest(bundle, raw)
 

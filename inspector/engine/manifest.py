@@ -51,10 +51,24 @@ class Output(_Strict):
     shape: tuple[Literal[1], Literal[1], int, int]
 
 
+class Promise(_Strict):
+    """Of defective parts like the calibration's at most ``max_escape`` pass; ``evidence`` says the same in words."""
+
+    max_escape: Annotated[float, Field(gt=0.0, lt=1.0)]
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)]
+    parts: Count
+    """Defective parts it was made from."""
+    escapes: Count
+    escape_upper: Probability
+    data_sha256: Sha256
+
+
 class OperatingPoint(_Strict):
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)]
     min_area_px: Count
     evidence: list[str]
+    promise: Promise | None = None
+    """None where the threshold was chosen without one."""
 
 
 class References(HashedFile):
@@ -81,6 +95,8 @@ class Limits(_Strict):
     verdict_flips: Count = 0
     mask_iou: Probability = 0.98
     max_abs_diff: Probability = 1.0
+    iou_loss: Probability = 0.005
+    """Set IoU with the true masks, lost against FP32; counts only where the images have masks."""
 
 
 class Parity(_Strict):
@@ -95,6 +111,9 @@ class Parity(_Strict):
     mask_iou_worst: Probability
     verdict_flips: Count
     flipped: list[str] = []
+    iou: Probability | None = None
+    """Set IoU with the true masks at the operating threshold; None where the images have none."""
+    fp32_iou: Probability | None = None
     input_mean: float
     input_std: float
     input_min: float
@@ -155,4 +174,6 @@ class Manifest(_Strict):
     training: dict[str, Any]
     parity: dict[str, Any]
     references: References
+    split: HashedFile | None = None
+    """Names of the images on each side of the training's split: plans are calibrated on one, proven on the other."""
     plans: list[Passport]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from inspector.clock import Clock
 from inspector.config import Settings
 from inspector.engine.bundle import load_bundle
+from inspector.review.learn import Learned, learn
 from inspector.review.plan import Plan
+from inspector.review.population import Population, Scope
 from inspector.review.queue import Queue
+from inspector.review.records import Review
 from inspector.review.sources import Sources
+from inspector.review.standing import Promise, Standing, stand
 from inspector.review.store import ReviewStore
 
 FILE = "reviews.db"
@@ -27,6 +32,17 @@ class Room:
         self.store.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was learned, and of which parts it speaks."""
+
+    scope: Scope
+    reviews: int
+    """Rows of parts in scope, those outside the plan too."""
+    learned: Learned
+    standing: Standing
+
+
 def open_room(settings: Settings, clock: Clock, path: Path | None = None) -> Room:
     """Open the store and an empty queue (``refresh`` fills it). ``path``: the file, default ``reviews.db`` in the
     station's state directory. Raises EngineError (no bundle), LedgerError.
@@ -36,6 +52,29 @@ def open_room(settings: Settings, clock: Clock, path: Path | None = None) -> Roo
     )
     store.open()
     return Room(store, Queue(store, clock))
+
+
+def read_promise(settings: Settings) -> Promise | None:
+    """What the station promises: the configuration's wish, else the bundle's. Raises EngineError."""
+    if settings.review.max_escape > 0.0:
+        return Promise(settings.review.max_escape, settings.review.confidence)
+    made = load_bundle(settings.engine.bundle).manifest["operating_point"].get("promise")
+    if made is None:
+        return None
+    return Promise(made["max_escape"], made["confidence"], made["parts"], made["escapes"])
+
+
+def report(
+    settings: Settings, reviews: Iterable[Review], population: Population, *, everything: bool = False
+) -> Report:
+    """What the reviews say of the machine as it is now; ``everything``: of all that ever ran.
+
+    ``population`` must be fresh (``refresh``). Raises EngineError (no bundle).
+    """
+    scope = Scope() if everything else Scope(population.newest_hashes())
+    meant = scope.of(reviews)
+    learned = learn(meant, population.parts(scope), settings.review.confidence)
+    return Report(scope, len(meant), learned, stand(learned.cells, read_promise(settings)))
 
 
 def read_sources(settings: Settings) -> Sources:

@@ -259,6 +259,8 @@ def test_operating_point_goes_into_the_bundle(tmp_path: Path) -> None:
     bundle = load_bundle(tmp_path / "probe")
     assert (bundle.threshold, bundle.min_area_px) == (point.threshold, 7)
     assert bundle.manifest["operating_point"]["evidence"] == replace(point, min_area_map_px=7).sentences()
+    promise = bundle.manifest["operating_point"]["promise"]
+    assert (promise["max_escape"], promise["parts"], promise["escapes"]) == (0.05, 80, 0)
 
 
 @pytest.mark.parametrize("parts", [20, 400])
