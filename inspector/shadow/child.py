@@ -26,7 +26,8 @@ _LOG_BYTES, _TAIL_LINES = 1 << 17, 4
 class ShadowProcess:
     """One run of :mod:`inspector.shadow.process`. One thread uses it."""
 
-    def __init__(self, order: Mapping[str, Any]) -> None:
+    def __init__(self, order: Mapping[str, Any], *, idle: bool = True) -> None:
+        """``idle``: at idle priority."""
         self.ended = False
         """True once the child has closed its end: it is dead or dying."""
         self._log_fd = os.memfd_create("inspector-shadow-log", os.MFD_CLOEXEC)
@@ -37,13 +38,13 @@ class ShadowProcess:
             root = str(Path(inspector.__file__).resolve().parent.parent)
             paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "inspector.shadow.process", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "inspector.shadow.process", str(theirs.fileno()), str(int(idle))],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log_fd,
                 stderr=self._log_fd,
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": paths},
-                process_group=0,  # a Ctrl-C in the terminal is the parent's; and see SIGHUP in process.main
+                process_group=0,  # a Ctrl-C in the terminal is the parent's
             )
         finally:
             theirs.close()

@@ -36,8 +36,7 @@ class Gate:
             self._pidfd = os.pidfd_open(pid)
             self._runs, self._opened_ns, self._ran_ns = True, self._clock.now_ns(), 0
             if came != self._came:
-                self._send(signal.SIGSTOP)
-                self._halt()
+                self._stop()
 
     def release(self) -> None:
         """Let the process run and look after it no longer; idempotent."""
@@ -54,9 +53,7 @@ class Gate:
             self._came += 1
             self._came_ns = self._clock.now_ns()
             if self._runs:
-                self._send(signal.SIGSTOP)
-                self._halt()
-                self._yields += 1
+                self._stop()
 
     def open(self, came: int) -> bool:
         """Let the process run, unless a part has come since ``came`` was read."""
@@ -97,8 +94,10 @@ class Gate:
         with self._lock:
             return self._yields
 
-    def _halt(self) -> None:
+    def _stop(self) -> None:
+        self._send(signal.SIGSTOP)
         self._runs = False
+        self._yields += 1
         self._ran_ns += self._clock.now_ns() - self._opened_ns
 
     def _send(self, number: signal.Signals) -> None:

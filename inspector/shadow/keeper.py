@@ -59,6 +59,8 @@ class Shadow:
         self.gate = Gate(clock)
         self.on_compared: Callable[[Outcome], None] = lambda outcome: None
         """For tests and benchmarks: hears of each compared part, in the shadow's thread."""
+        self.at_idle_priority = True
+        """Tests switch it off: on a loaded machine an idle process may not get on for minutes."""
         self._on = False
         self._lock = threading.Lock()
         self._frames: OrderedDict[int, Frame] = OrderedDict()
@@ -90,7 +92,7 @@ class Shadow:
             return
         self._stopping.set()
         self._wake()
-        self._thread.join(10.0)
+        self._thread.join(4.0)
         self._thread = None
         with self._lock:
             os.close(self._wake_fd)
@@ -189,7 +191,7 @@ class Shadow:
                 return
             self._sleep(self._until_quiet_ms())
             came = self.gate.came
-        life = Life(ShadowProcess(self._order()), self.gate, came)
+        life = Life(ShadowProcess(self._order(), idle=self.at_idle_priority), self.gate, came)
         try:
             while not self._over():
                 came = self.gate.came

@@ -23,11 +23,10 @@ class Life:
 
     def __init__(self, child: ShadowProcess, gate: Gate, came: int, *, hang_s: float = HANG_S) -> None:
         """``came``: the gate's count before the process was started."""
-        self._child, self._gate, self._hang_ns = child, gate, int(hang_s * 1e9)
+        self._child, self._gate, self._came, self._hang_ns = child, gate, came, int(hang_s * 1e9)
         self._busy = True  # it starts
         self.in_hand = 0
         """Jobs it has taken and not told of: 0 or 1."""
-        gate.guard(child.pid, came)
 
     def fileno(self) -> int:
         """Readable when :meth:`hear` has something."""
@@ -46,6 +45,10 @@ class Life:
         while (message := self._child.receive()) is not None:
             if message["event"] == "failed":
                 raise ShadowLostError(str(message["what"]))
+            if message["event"] == "begun":
+                # Not before: from here on it dies with us, and one that is held still earlier would outlive us.
+                self._gate.guard(self._child.pid, self._came)
+                continue
             self._gate.rest()
             self._busy, self.in_hand = False, 0
             yield message

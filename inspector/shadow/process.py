@@ -1,12 +1,13 @@
 """The shadow's own process: idle priority, one thread, one engine, the line's own judgement, and a file of results.
 
-Started as ``python -m inspector.shadow.process SOCKET_FD`` by :mod:`inspector.shadow.child`. The socket
+Started as ``python -m inspector.shadow.process SOCKET_FD IDLE`` by :mod:`inspector.shadow.child`. The socket
 (SOCK_SEQPACKET) carries one JSON message per event; the pixels of a job come as an anonymous file beside it. It has no
 controller, no ledger and no camera: what it finds goes into its own file and, as one message, to the line's process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -18,6 +19,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """SIGKILL when the parent's thread that started us ends, however it ends and also while we are held still."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def step_back() -> str:
@@ -141,16 +149,16 @@ def _work(link: Link, remark: str) -> None:
 
 def main() -> int:
     """Entry of the shadow's process; returns its exit code."""
-    remark = step_back()
+    remark = step_back() if int(sys.argv[2]) else "at ordinary priority"
     faulthandler.enable()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the parent decides; a service manager signals the whole group
-    # The kernel sends it, with SIGCONT, when the parent dies while this process is held still.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     from inspector.errors import InspectorError
 
     link = Link(int(sys.argv[1]))
     try:
+        link.tell("begun")
         _work(link, remark)
     except InspectorError as error:
         link.tell("failed", what=str(error))
