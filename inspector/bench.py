@@ -1,4 +1,9 @@
-"""How much the line adds to the bare engine loop: the same frames, the same engine, in turn, in one run."""
+"""How much the line adds to the bare engine loop: the same frames, the same engine, in turn, in one run.
+
+Both loops rest as long before each frame, and the clock starts in the thread that rested. Bare: rest, then the engine
+on the prepared frame. Line: rest, then the frame is the camera's (``taken_ns``), until the answer is handed to the
+controller's socket. The controller is a process of its own; when it has the answer is told beside that.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from inspector.bench_far import FarController
 from inspector.camera import Camera, CameraStatistics
 from inspector.cameras import make_camera
 from inspector.clock import Clock, SystemClock, sleep_s
 from inspector.config import Settings, load
-from inspector.errors import InspectorError
+from inspector.errors import InspectorError, LinkError
 from inspector.figures import percentiles
-from inspector.frame import Decision, FloatMap, Frame, Missed
-from inspector.link.listen import Arrival, ReferenceController
+from inspector.frame import Decision, FloatMap, Frame, Missed, Settled
 from inspector.recipe import engine_opener, open_proven, read_ingredients
 from inspector.sections import CameraSettings
 from inspector.station import Hooks, Station
@@ -29,27 +34,36 @@ PACE_S = 0.010
 viewers, journal) belongs there. Without it that work would be counted against the next part."""
 
 
+MEASURED = (
+    "engine_ms: one inference of a prepared frame; line_ms: frame taken by the camera to answer handed to the socket; "
+    "controller_ms: frame taken to answer in the controller's process. The same frames, the same rest before each."
+)
+
+
 class OneAtATime:
     """A camera that hands over a given frame when it is told to."""
 
     name = "bench"
     exhausted = False
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._frames = clock, queue.SimpleQueue[Frame]()
+    def __init__(self, clock: Clock, rest_s: float = 0.0) -> None:
+        """``rest_s``: how long it rests before it takes a frame that was given."""
+        self._clock, self._rest_s, self._frames = clock, rest_s, queue.SimpleQueue[Frame]()
 
     def open(self) -> None:
         return
 
     def push(self, frame: Frame) -> None:
-        """The frame becomes available now."""
-        self._frames.put(replace(frame, taken_ns=self._clock.now_ns()))
+        """The frame is the next to be taken."""
+        self._frames.put(frame)
 
     def next(self, timeout_s: float) -> Frame | Missed | None:
         try:
-            return self._frames.get(timeout=timeout_s)
+            frame = self._frames.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        sleep_s(self._rest_s)
+        return replace(frame, taken_ns=self._clock.now_ns())
 
     def close(self) -> None:
         return
@@ -59,7 +73,7 @@ class OneAtATime:
 
 
 def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict[str, Any]:
-    """Figures with the keys of ``bench --json``. Latencies in milliseconds; line = frame available -> controller."""
+    """Figures with the keys of ``bench --json``. Latencies in milliseconds."""
     clock = clock or SystemClock()
     with tempfile.TemporaryDirectory(prefix="inspector-bench-") as scratch:
         wanted = _settings(settings, Path(scratch))
@@ -67,7 +81,7 @@ def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict
         frames = _frames(wanted.camera, ingredients.preprocess.window, clock)
         opened = open_proven(ingredients.bundle, engine_opener(wanted))
         tensors = _tensors(frames, ingredients.preprocess.prepare)
-        camera = OneAtATime(clock)
+        camera = OneAtATime(clock, PACE_S)
         running = _Running(wanted, camera)
         try:
             engine_ms, line_ms = [], []
@@ -79,7 +93,6 @@ def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict
                     opened.engine.infer(tensors[number % len(tensors)])
                     engine_ms.append((clock.now_ns() - t0) / 1e6)
                 for number in numbers:
-                    sleep_s(PACE_S)
                     frame = replace(frames[number % len(frames)], frame_id=number + 1, part_id=f"bench-{number + 1}")
                     line_ms.append(running.once(camera, frame))
         finally:
@@ -91,22 +104,29 @@ def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict
         "engine_ms": engine,
         "line_ms": line,
         "overhead_ms": {key: _difference(line[key], engine[key]) for key in ("p50", "p99")},
+        "controller_ms": percentiles(running.controller_ms).to_json(),
         "engine": f"{info.bundle} {info.backend} {info.precision} {info.plan_hash[:16]}",
         "parts": parts,
         "pace_ms": PACE_S * 1000,
         "stages_us": running.stages(),
+        "measured": MEASURED,
     }
 
 
 class _Running:
-    """A station in a thread, with a controller that tells when an answer came."""
+    """A station in a thread, and a controller in a process."""
 
     def __init__(self, settings: Settings, camera: Camera) -> None:
-        self._answers: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._sent: queue.SimpleQueue[tuple[Settled, int]] = queue.SimpleQueue()
+        self._taken_ns: dict[int, int] = {}
         self._stages: dict[str, list[int]] = {}
-        self._controller: ReferenceController | None = None
-        self._ready, self._failed = threading.Event(), threading.Event()
-        hooks = Hooks(wrap_camera=lambda _: camera, on_linked=self._connect, on_ready=self._ready.set)
+        self._controller: FarController | None = None
+        self.controller_ms: list[float] = []
+        """Frame taken -> answer in the controller's process; complete after ``stop``."""
+        self._ready = threading.Event()
+        hooks = Hooks(
+            wrap_camera=lambda _: camera, on_linked=self._connect, on_ready=self._ready.set, on_settled=self._heard
+        )
         self._station = Station(settings, hooks=hooks)
         self._fault: InspectorError | None = None
         self._thread = threading.Thread(target=self._run, name="station", daemon=True)
@@ -114,6 +134,7 @@ class _Running:
         self._ready.wait(60)
         if self._fault is not None:
             raise self._fault
+        self._await_controller()
 
     def _run(self) -> None:
         try:
@@ -124,28 +145,43 @@ class _Running:
             self._ready.set()
 
     def _connect(self) -> None:
-        self._controller = ReferenceController(self._station.endpoint, clock=self._station.clock, on_answer=self._heard)
-        self._controller.start()
+        self._controller = FarController(self._station.endpoint)
 
-    def _heard(self, arrival: Arrival) -> None:
-        self._answers.put((arrival.arrived_ns - arrival.answer.taken_ns) / 1e6)
-        for name, us in arrival.answer.stages_us:
-            self._stages.setdefault(name, []).append(us)
+    def _await_controller(self) -> None:
+        """Until it has said HELLO: an answer into the void costs less."""
+        clock, link = self._station.clock, self._station.rooms.link
+        give_up_ns = clock.now_ns() + 20_000_000_000
+        while not link.statistics().connected:
+            if clock.now_ns() > give_up_ns:
+                self.stop()
+                raise LinkError("the bench's controller did not connect", expected="a HELLO within 20 s")
+            sleep_s(0.01)
+
+    def _heard(self, settled: Settled) -> None:
+        self._sent.put((settled, self._station.clock.now_ns()))
 
     def once(self, camera: OneAtATime, frame: Frame) -> float:
-        """Milliseconds from the frame to its answer at the controller."""
+        """Milliseconds from the frame to its answer handed to the socket."""
         camera.push(frame)
-        return self._answers.get(timeout=30)
+        settled, sent_ns = self._sent.get(timeout=30)
+        answer = settled.answer
+        self._taken_ns[answer.sequence] = answer.taken_ns
+        for name, us in (*answer.stages_us, ("to the wire", (sent_ns - answer.settled_ns) // 1000)):
+            self._stages.setdefault(name, []).append(us)
+        return (sent_ns - answer.taken_ns) / 1e6
 
     def stages(self) -> dict[str, float | None]:
-        """Median of each stage in microseconds."""
+        """Median of each stage in microseconds; "to the wire" is from settled to sent: booked, committed, packed."""
         return {name: percentiles(values).p50 for name, values in self._stages.items()}
 
     def stop(self) -> None:
+        """The station first: what it still sends is acknowledged."""
         self._station.stop("bench done")
         self._thread.join(10)
         if self._controller is not None:
-            self._controller.stop()
+            came = self._controller.stop()
+            known = came.keys() & self._taken_ns.keys()
+            self.controller_ms = [(came[sequence] - self._taken_ns[sequence]) / 1e6 for sequence in sorted(known)]
 
 
 def _settings(settings: Settings, scratch: Path) -> Settings:
