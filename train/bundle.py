@@ -86,6 +86,7 @@ def make_bundle(
         parity=parity,
         cite=evidence,
         golden_images=np.stack([item.image for item in golden]),
+        split=predictor.split.read_bytes() if predictor.split is not None else None,
     )
     return Exported(bundle, result.to_json())
 

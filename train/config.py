@@ -73,6 +73,24 @@ class PasteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawConfig:
+    """Defects drawn by rule: cracks and worn patches, where a set holds too few of them to learn from."""
+
+    chance: float = 0.0
+    patches: float = 0.25
+    """Share of worn patches; the rest are cracks."""
+    weakest: float = 0.25
+    strongest: float = 0.7
+    """Range of the part of the light that a drawn defect takes away."""
+    shortest_px: float = 12.0
+    longest_px: float = 250.0
+    thinnest_px: float = 1.0
+    widest_px: float = 4.5
+    largest_share: float = 0.15
+    """Of an image's area, for a worn patch."""
+
+
+@dataclass(frozen=True, slots=True)
 class FitConfig:
     """One training."""
 
@@ -86,6 +104,7 @@ class FitConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     crop: CropConfig = field(default_factory=CropConfig)
     paste: PasteConfig = field(default_factory=PasteConfig)
+    draw: DrawConfig = field(default_factory=DrawConfig)
     batch: int = 16
     epochs: int = 500
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -161,6 +180,7 @@ def from_json(data: dict[str, Any]) -> FitConfig:
             "augment": AugmentConfig(**plain["augment"]),
             "crop": CropConfig(**plain.get("crop", {})),
             "paste": PasteConfig(**plain.get("paste", {})),
+            "draw": DrawConfig(**plain.get("draw", {})),
         }
     )
 

@@ -87,10 +87,10 @@ def paste(image: Grey, mask: Mask, patches: Sequence[Patch], config: PasteConfig
     image, mask = image.copy(), mask.copy()
     for _ in range(int(rng.integers(1, config.most + 1))):
         patch = patches[int(rng.integers(len(patches)))]
-        grey, own = _turned(patch, config, rng)
+        grey, own, flips = _turned(patch, config, rng)
         high, wide = own.shape
         rows, columns = mask.shape
-        top, left = _place(patch, (rows - high, columns - wide), rng)
+        top, left = _place(patch, flips, mask.shape, own.shape, rng)
         strength = float(rng.uniform(config.weakest, config.strongest))
         if high > rows or wide > columns or not own.any():
             continue
@@ -105,12 +105,13 @@ def paste(image: Grey, mask: Mask, patches: Sequence[Patch], config: PasteConfig
     return image, mask
 
 
-def _turned(patch: Patch, config: PasteConfig, rng: Generator) -> tuple[NDArray[np.float32], Mask]:
-    """Grey values (float) and mask of the patch after mirroring, turning and scaling."""
+def _turned(patch: Patch, config: PasteConfig, rng: Generator) -> tuple[NDArray[np.float32], Mask, tuple[bool, bool]]:
+    """Grey values (float) and mask of the patch after mirroring, turning and scaling; which axes were mirrored."""
     grey: NDArray[np.float32] = patch.image.astype(np.float32)
     own = patch.mask
+    flips = (bool(rng.random() < 0.5), bool(rng.random() < 0.5))
     for axis in (0, 1):
-        if rng.random() < 0.5:
+        if flips[axis]:
             grey, own = np.flip(grey, axis), np.flip(own, axis)
     angle = float(rng.uniform(-config.turn_deg, config.turn_deg))
     scale = float(np.exp(rng.uniform(-1, 1) * np.log(config.scale)))
@@ -121,15 +122,19 @@ def _turned(patch: Patch, config: PasteConfig, rng: Generator) -> tuple[NDArray[
     matrix[:, 2] += (new[0] - wide) / 2, (new[1] - high) / 2
     turned = cv2.warpAffine(np.ascontiguousarray(grey), matrix, new, borderMode=cv2.BORDER_REPLICATE)
     soft = cv2.warpAffine(np.ascontiguousarray(own) * np.float32(1), matrix, new)
-    return np.asarray(turned, np.float32), (soft > 0.5).astype(np.uint8)
+    return np.asarray(turned, np.float32), (soft > 0.5).astype(np.uint8), flips
 
 
-def _place(patch: Patch, room: tuple[int, int], rng: Generator) -> tuple[int, int]:
-    """Top and left: half of the time near the old place (chips sit at edges), else anywhere. ``room``: largest."""
-    near, shift = rng.random() < 0.5, rng.integers(-24, 25, 2)
-    anywhere = rng.random(2)
-    if near:
-        wanted = (patch.top + int(shift[0]), patch.left + int(shift[1]))
-    else:
-        wanted = (int(anywhere[0] * (room[0] + 1)), int(anywhere[1] * (room[1] + 1)))
-    return max(min(wanted[0], room[0]), 0), max(min(wanted[1], room[1]), 0)
+def _place(
+    patch: Patch, flips: tuple[bool, bool], image: tuple[int, ...], size: tuple[int, ...], rng: Generator
+) -> tuple[int, int]:
+    """Top and left: half of the time near the old place, mirrored as the patch is (chips sit at edges), else
+    anywhere. ``image``, ``size``: rows and columns of the image and of the turned patch."""
+    near, shift, anywhere = rng.random() < 0.5, rng.integers(-12, 13, 2), rng.random(2)
+    place = []
+    for axis, old in enumerate((patch.top, patch.left)):
+        room = image[axis] - size[axis]
+        kept = room - old if flips[axis] else old
+        wanted = kept + int(shift[axis]) if near else int(anywhere[axis] * (room + 1))
+        place.append(max(min(wanted, room), 0))
+    return place[0], place[1]

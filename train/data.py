@@ -21,6 +21,7 @@ from inspector.preprocess import normalise, resize_to_input
 from train.augment import Augment
 from train.config import FitConfig, Layout
 from train.crop import paste, patches_of, window
+from train.draw import draw
 from train.losses import location_target
 
 Mask = NDArray[np.uint8]
@@ -204,6 +205,8 @@ def train_batches(
         image, mask = item.image, item.mask
         if patches and rng.random() < config.paste.chance:
             image, mask = paste(image, mask, patches, config.paste, rng)
+        if rng.random() < config.draw.chance:
+            image, mask = draw(image, mask, config.draw, rng)
         image, mask = augment(image, mask, seed)
         if config.crop.side:
             image, mask = window(image, mask, config.crop, rng)
