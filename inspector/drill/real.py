@@ -22,7 +22,7 @@ from inspector.drill.testbed import Testbed
 from inspector.errors import ConfigError, InspectorError
 from inspector.ledger.rows import utc_time
 
-RECOVER_S = 20.0
+RECOVER_S = 60.0
 
 
 def drill(
