@@ -33,6 +33,8 @@ class Link(Protocol):
 
     def wake(self) -> None: ...
 
+    def prepare(self, answer: Answer) -> None: ...
+
     def send(self, answer: Answer, *, durable: int) -> bool: ...
 
     def service(self, now_ns: int) -> list[Event]: ...
@@ -50,6 +52,8 @@ class Recipe:
     preprocess: Preprocess
     rules: Rules
     hashes: Hashes
+    promised: float | None = None
+    """Share of defective parts that may pass, as the operating point promises; None where nothing is promised."""
 
 
 @dataclass(frozen=True, slots=True)

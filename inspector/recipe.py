@@ -28,6 +28,7 @@ class Ingredients:
     preprocess: Preprocess
     rules: Rules
     settings_hash: str
+    promised: float | None = None
 
     @property
     def station_hashes(self) -> tuple[str, str]:
@@ -37,7 +38,7 @@ class Ingredients:
     def recipe(self, engine: Engine) -> Recipe:
         """The recipe with this engine; its hashes stand in every answer."""
         hashes = Hashes(engine.info.plan_hash[:16], *self.station_hashes)
-        return Recipe(engine, self.preprocess, self.rules, hashes)
+        return Recipe(engine, self.preprocess, self.rules, hashes, self.promised)
 
 
 def read_ingredients(settings: Settings, clock: Clock) -> Ingredients:
@@ -51,7 +52,16 @@ def read_ingredients(settings: Settings, clock: Clock) -> Ingredients:
     tiled = preprocess.tiled and roi is not None
     height, width = (roi.h, roi.w) if tiled and roi is not None else (bundle.height, bundle.width)
     rules.check(height, width, scale.mm_per_px if scale is not None else None)
-    return Ingredients(bundle, calibration, preprocess, rules, settings.short_hash())
+    return Ingredients(bundle, calibration, preprocess, rules, settings.short_hash(), _promised(settings, bundle))
+
+
+def _promised(settings: Settings, bundle: Bundle) -> float | None:
+    """The configuration's, else the bundle's; rules of the station's own leave the bundle's promise behind."""
+    if settings.review.max_escape > 0.0:
+        return settings.review.max_escape
+    made = bundle.manifest["operating_point"].get("promise")
+    kept = settings.decision.threshold is None and not settings.decision.limits
+    return float(made["max_escape"]) if made is not None and kept else None
 
 
 def read_rules(settings: Settings, bundle: Bundle) -> Rules:

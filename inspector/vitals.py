@@ -89,6 +89,7 @@ class Vitals:
             shadow=asdict(rooms.shadow.statistics()),
             engine=asdict(recipe.engine.info) if recipe is not None else _NOTHING_YET,
             hashes=asdict(recipe.hashes) if recipe is not None else _NOTHING_YET,
+            promise={"max_escape": recipe.promised} if recipe is not None else _NOTHING_YET,
             stages_stale=tuple(self._crew.stale(int(settings.health.stale_ms * MS))),
         )
 

@@ -242,7 +242,7 @@ RECORDS = {
     "desk": DeskStatistics,
     "shadow": ShadowStatistics,
 }
-OTHERS = {"disk": {"free_bytes", "total_bytes"}, "station": {"epoch", "uptime_s"}}
+OTHERS = {"disk": {"free_bytes", "total_bytes"}, "station": {"epoch", "uptime_s"}, "promise": {"max_escape"}}
 LEFT_OUT = {
     ("queues", "offered"), ("queues", "taken"), ("docket", "settled"), ("docket", "late"), ("docket", "unrecorded"),
     ("link", "acks_repeated"), ("link", "acks_unknown"), ("link", "displaced"), ("link", "announcements_repeated"),

@@ -51,6 +51,7 @@ class Report:
     engine: Section
     """Empty until an engine is seated."""
     hashes: Section
+    promise: Section
     stages_stale: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
@@ -89,6 +90,7 @@ class Report:
                     ("disk", self.disk),
                     ("desk", self.desk),
                     ("shadow", self.shadow),
+                    ("promise", self.promise),
                 )
             },
             "stages_stale": list(self.stages_stale),
