@@ -8,7 +8,9 @@ judged defective. The share n / N differs by stratum, so single reviews do not c
   as an escape with probability theta_h f_h and as a catch with (1 - theta) f_FAIL. Among those seen in stratum h or in
   FAIL the escapes are therefore binomial, with odds o_h f_h / f_FAIL where o_h = theta_h / (1 - theta). The exact
   (Clopper-Pearson) bound of that binomial gives a bound of o_h; the odds of all PASS strata are added, each with its
-  part of 1 - confidence (Bonferroni), and theta = o / (1 + o). Conservative for any mix of strata.
+  part of 1 - confidence (Bonferroni), and theta = o / (1 + o). Where the strata's shares are about the same they are
+  taken as one: sum of o_h f_h is at least o times the smallest share, at most o times the largest. Either way
+  conservative for any mix of strata.
 * **Estimates** are expansion estimates: each judged part stands for N / n (Cochran, Sampling Techniques, 1977, ch. 5;
   Horvitz and Thompson 1952, with the shares that were found instead of those that were planned).
 * **Doubt counts against the machine** in every bound: what nobody could tell, or two people saw differently, is an
@@ -133,26 +135,33 @@ def count(reviews: Iterable[Review], parts: Mapping[Stratum, int]) -> Cells:
 
 def escapes(cells: Cells, confidence: float) -> Rate:
     """Of the defective parts that were answered PASS or FAIL, the share that passed; see the module's text."""
-    shares = _split(cells, 1.0 - confidence)
     upper = lower = 0.0
-    for stratum, alpha in shares.items():
-        upper += _odds(cells, stratum, alpha, worst=True)
-        lower += _odds(cells, stratum, alpha, worst=False)
+    for group in _groups(cells, 1.0 - confidence):
+        upper += _odds(group, cells[Stratum.FAIL], worst=True)
+        lower += _odds(group, cells[Stratum.FAIL], worst=False)
     passed, caught = _expanded(cells, *PASSED), _expanded(cells, Stratum.FAIL)
     estimate = passed / (passed + caught) if passed is not None and caught is not None and passed + caught else None
     return Rate(estimate, lower / (1.0 + lower), 1.0 if math.isinf(upper) else upper / (1.0 + upper), confidence)
 
 
 def outgoing(cells: Cells, confidence: float) -> Rate:
-    """Of the passed parts, the share that is defective: sum of N_h p_h / N with each p_h bounded by itself."""
+    """Of the passed parts, the share that is defective: sum of N_h p_h / N with each p_h bounded by itself, or all in
+    one where their shares are about the same (a sum of unlike chances spreads less than the binomial; W. Hoeffding,
+    Ann. Math. Stat. 27 (1956) 713).
+    """
     total = sum(cells[stratum].parts for stratum in PASSED)
     if not total:
         return Rate(None, 0.0, 1.0, confidence)
     upper = lower = 0.0
-    for stratum, alpha in _split(cells, 1.0 - confidence).items():
-        cell = cells[stratum]
-        upper += cell.parts / total * upper_bound(cell.defect + cell.unclear, cell.judged, 1.0 - alpha)
-        lower += cell.parts / total * lower_bound(cell.defect, cell.judged, 1.0 - alpha)
+    for group in _groups(cells, 1.0 - confidence):
+        cell = group.cell
+        if cell.parts:
+            weight, side = cell.parts / total, 1.0 - group.alpha
+            spread = cell.share / group.least if group.least else 1.0
+            upper += weight * min(1.0, spread * upper_bound(cell.defect + cell.unclear, cell.judged, side))
+            lower += (
+                weight * lower_bound(cell.defect, cell.judged, side) * cell.share / group.most if cell.judged else 0
+            )
     found = _expanded(cells, *PASSED)
     return Rate(None if found is None else found / total, lower, upper, confidence)
 
@@ -189,24 +198,47 @@ def overkill(cells: Cells, confidence: float) -> Rate:
     return Rate(estimate, rate(wrong.lower, missed.lower), upper, confidence)
 
 
-def _split(cells: Cells, alpha: float) -> dict[Stratum, float]:
-    """The PASS strata that have parts, each with its part of ``alpha``: more for those of which less was judged,
-    because there one unseen escape weighs more. Depends on how many were judged, never on what was found."""
-    weights = {each: 1.0 / max(cells[each].share, 1e-9) for each in PASSED if cells[each].parts}
-    return {each: alpha * weight / sum(weights.values()) for each, weight in weights.items()}
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """PASS strata that are taken as one."""
+
+    cell: Cell
+    least: float
+    """Smallest share of its strata."""
+    most: float
+    alpha: float
+    """Its part of 1 - confidence."""
 
 
-def _odds(cells: Cells, stratum: Stratum, alpha: float, *, worst: bool) -> float:
+def _groups(cells: Cells, alpha: float) -> list[_Group]:
+    """One group where the shares are within a factor of two, else each stratum by itself. Its part of ``alpha`` is
+    larger where less was judged, because there one unseen escape weighs more.
+
+    Decided by how many were judged, never by what was found. A stratum without a part was judged in full.
+    """
+    shares = {stratum: cells[stratum].share if cells[stratum].parts else 1.0 for stratum in PASSED}
+    least, most = min(shares.values()), max(shares.values())
+    if most <= 2.0 * least:
+        one, other = (cells[stratum] for stratum in PASSED)
+        names = ("parts", "defect", "good", "unclear")
+        return [_Group(Cell(*(getattr(one, n) + getattr(other, n) for n in names)), least, most, alpha)]
+    weights = {stratum: 1.0 / max(share, 1e-9) for stratum, share in shares.items()}
+    total = sum(weights.values())
+    return [_Group(cells[each], share, share, alpha * weights[each] / total) for each, share in shares.items()]
+
+
+def _odds(group: _Group, caught: Cell, *, worst: bool) -> float:
     """Bound of theta_h / (1 - theta): upper where ``worst``, else lower."""
-    cell, caught = cells[stratum], cells[Stratum.FAIL]
-    if not cell.judged or not caught.judged:
+    cell = group.cell
+    if not caught.judged or not group.least:
         return math.inf if worst else 0.0
     if worst:
-        bound = upper_bound(cell.defect + cell.unclear, cell.defect + cell.unclear + caught.defect, 1.0 - alpha)
+        k, share = cell.defect + cell.unclear, group.least
+        bound = upper_bound(k, k + caught.defect, 1.0 - group.alpha)
     else:
-        seen = cell.defect + caught.defect + caught.unclear
-        bound = lower_bound(cell.defect, seen, 1.0 - alpha)
-    return math.inf if bound >= 1.0 else bound / (1.0 - bound) * caught.share / cell.share
+        share = group.most
+        bound = lower_bound(cell.defect, cell.defect + caught.defect + caught.unclear, 1.0 - group.alpha)
+    return math.inf if bound >= 1.0 else bound / (1.0 - bound) * caught.share / share
 
 
 def _expanded(cells: Cells, *strata: Stratum) -> float | None:

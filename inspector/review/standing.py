@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from inspector.review.learn import PASSED, Cells, Rate, escapes
 from inspector.review.records import Stratum
 
-_MOST = 1 << 40
+_MOST = 1 << 24
+"""Nobody judges more; a bound over more would also take long to work out."""
 
 
 class State(enum.Enum):
@@ -112,9 +113,12 @@ def _kept(cells: Cells, promise: Promise) -> bool:
 
 def _least(holds: Callable[[int], bool], most: int) -> int | None:
     """The smallest number up to ``most`` from which on it holds; None where it does not even there."""
-    if most <= 0 or not holds(most):
+    low, high = 0, 1
+    while high < most and not holds(high):
+        low, high = high, 2 * high
+    high = min(high, most)
+    if high <= low or not holds(high):
         return None
-    low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)

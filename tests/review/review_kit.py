@@ -65,10 +65,7 @@ def part(
     part_id: str | None = None,
 ) -> Settled:
     """A settled part with noise for a picture, and a square for a mask where it is FAIL."""
-    image = np.random.default_rng(sequence).integers(0, 256, (SIZE_PX, SIZE_PX + 8), np.uint8)
-    mask = np.zeros(image.shape, np.bool_)
     failed = verdict is Verdict.FAIL
-    mask[5:15, 7:19] = failed
     box = Defect(120.0, 12.0, 10.0, 13.0, 10.0, (7, 5, 12, 10), 0.8, 0.9, Shape.BLOCK)
     answer = Answer(
         epoch=1,
@@ -87,8 +84,12 @@ def part(
         wall_ns=wall_ns,
         hashes=hashes,
     )
-    seen = Evidence(image, None if verdict is Verdict.INVALID else mask) if picture else Evidence()
-    return Settled(answer, seen, truth)
+    if not picture:
+        return Settled(answer, Evidence(), truth)
+    image = np.random.default_rng(sequence).integers(0, 256, (SIZE_PX, SIZE_PX + 8), np.uint8)
+    mask = np.zeros(image.shape, np.bool_)
+    mask[5:15, 7:19] = failed
+    return Settled(answer, Evidence(image, None if verdict is Verdict.INVALID else mask), truth)
 
 
 def judge(store: ReviewStore, key: PartKey, opinion: Opinion, reviewer: str = "ann", **rest: object) -> Review:
