@@ -1,17 +1,18 @@
-# make demo    a simulated line on an embedded default; PARTS=200 stops after 200 parts
+# make demo    a simulated line on an embedded default; PARTS=200 stops after 200 parts; PAGE=1 shows it in a web page
 # make test    lint, types, import contracts and the whole test suite
 VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PARTS  ?= 60
-RATE   ?= 10
+PAGE   ?=
+PARTS  ?= $(if $(PAGE),5000,60)
+RATE   ?= $(if $(PAGE),4,10)
 SEED   ?= 1
 
 .PHONY: demo install test lint types contracts bench clean
 
-demo: $(VENV)/.base
-	$(BIN)/inspector demo --parts $(PARTS) --rate $(RATE) --seed $(SEED)
+demo: $(VENV)/$(if $(PAGE),.page,.base)
+	$(BIN)/inspector demo --parts $(PARTS) --rate $(RATE) --seed $(SEED) $(if $(PAGE),--page)
 
 install: $(VENV)/.dev
 
@@ -44,9 +45,14 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
+# The same with the web page.
+$(VENV)/.page: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .[page]
+	touch $(VENV)/.base $@
+
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e .[dev]
-	touch $(VENV)/.base $@
+	touch $(VENV)/.base $(VENV)/.page $@
 
 clean:
 	rm -rf $(VENV) build demo-out state runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

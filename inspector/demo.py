@@ -32,6 +32,8 @@ class Demo:
     seed: int
     folder: Path
     engine: Path | None = None
+    viewers: str = "tcp://127.0.0.1:*"
+    """Endpoint of the viewers' socket; one that is known where a page looks at it."""
     hooks: Hooks = field(default_factory=Hooks)
     on_answer: Callable[[Settled, float], None] = lambda settled, latency_ms: None
     recent: deque[Settled] = field(default_factory=lambda: deque(maxlen=KEEP_PICTURES))
@@ -45,7 +47,7 @@ class Demo:
             "engine": {"bundle": self.engine or embedded("engines/commutator")},
             "timing": {"gate_ms": 600.0},
             "alarm": {"fails": 0},
-            "link": {"endpoint": "tcp://127.0.0.1:*", "viewers": "tcp://127.0.0.1:*"},
+            "link": {"endpoint": "tcp://127.0.0.1:*", "viewers": self.viewers},
             "log": {"parts": False, "level": "warning"},
             "health": {"metrics": ""},
         }

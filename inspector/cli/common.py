@@ -19,8 +19,8 @@ Options = Callable[[argparse.ArgumentParser], None]
 class Commands:
     """Adds commands one by one; each room's module adds its own."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._sub = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    def __init__(self, parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+        self._sub = parser.add_subparsers(required=required, metavar="COMMAND", title="commands")
 
     def add(self, name: str, does: str, function: Callable[[argparse.Namespace], int], *options: Options) -> None:
         """One command: its name, what it does in one line, the function, and what adds its options."""
@@ -28,6 +28,16 @@ class Commands:
         for option in options:
             option(sub)
         sub.set_defaults(command=function)
+
+    def add_group(
+        self, name: str, does: str, function: Callable[[argparse.Namespace], int], *options: Options
+    ) -> Commands:
+        """A command that does something by itself and has commands of its own."""
+        sub = self._sub.add_parser(name, help=does, description=does, epilog=EPILOG)
+        for option in options:
+            option(sub)
+        sub.set_defaults(command=function)
+        return Commands(sub, required=False)
 
     def group(self, name: str, does: str) -> Commands:
         """A command with commands of its own."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inspector.cli.common import (
     Commands,
@@ -15,6 +19,9 @@ from inspector.cli.common import (
     print_figures,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from inspector.demo import Demo
 
 
 def add(commands: Commands) -> None:
@@ -41,6 +48,8 @@ def _demo_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=1, metavar="S", help="which parts come (default 1)")
     sub.add_argument("--engine", type=Path, metavar="BUNDLE", help="engine bundle (default engines/commutator)")
     sub.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="pictures and ledger go here")
+    sub.add_argument("--page", action="store_true", help="show it in a web page, which stays until Ctrl-C")
+    sub.add_argument("--port", type=int, default=9571, metavar="N", help="the page's port (default 9571; 0 = any)")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -48,14 +57,32 @@ def _demo(arguments: argparse.Namespace) -> int:
     from inspector.demo_view import View
 
     demo = Demo(arguments.parts, arguments.rate, arguments.seed, arguments.out, arguments.engine)
-    with View(arguments.parts, quiet=arguments.json) as view:
-        demo.on_answer = view.add
-        figures = demo.run()
-    view.summary(figures)
+    with contextlib.ExitStack() as beside:
+        if arguments.page:
+            beside.enter_context(_demo_page(demo, arguments.port))
+        with View(arguments.parts, quiet=arguments.json) as view:
+            demo.on_answer = view.add
+            figures = demo.run()
+        view.summary(figures)
     if arguments.json:
         print_json(figures)
     whole = figures["triggered"] == figures["answered"] == figures["acknowledged"]
     return 0 if whole and not figures["conflicts"] else 1
+
+
+@contextlib.contextmanager
+def _demo_page(demo: Demo, port: int) -> Iterator[None]:
+    """The page beside the demo; after the last part it stays until Ctrl-C, so that what came can be looked at."""
+    from inspector.demo_page import free_endpoint, page_process
+
+    demo.viewers = free_endpoint()
+    with page_process(demo.settings(), port) as url:
+        print(f"page: {url}", flush=True)
+        yield
+        if demo.station.latch.reason != "SIGTERM":
+            print(f"the line has ended; the page stays at {url} until Ctrl-C", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
 
 
 def _run_options(sub: argparse.ArgumentParser) -> None:

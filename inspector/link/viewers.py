@@ -37,6 +37,8 @@ class Viewed:
     """H x W bool, as the engine's map; None where none was found or sent."""
     image: Grey | None
     """H x W uint8 as the engine saw the part."""
+    image_png: bytes = b""
+    """The same as it came, for who passes it on; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def decode(frames: list[bytes]) -> Viewed:
         raise LinkError("publication has the wrong form", expected="an answer", found=type(message).__name__)
     published = details.whole(details.parse(frames[3]), "published")
     mask = _from_png(frames[4])
-    return Viewed(message, published, None if mask is None else mask > 0, _from_png(frames[5]))
+    return Viewed(message, published, None if mask is None else mask > 0, _from_png(frames[5]), frames[5])
 
 
 class ViewerFeed:
