@@ -64,6 +64,12 @@ class EngineSettings(Section):
     pinning: bool = False
     keep_alive_s: NotNegative = 2.0
     """Run the engine on a blank image after so long without a part; 0 = never."""
+    max_verdict_flips: Whole = 0
+    """build-engine installs no plan that sorts more of the proof's images otherwise than FP32."""
+    min_mask_iou: Probability = 0.98
+    """Of a plan's masks with those of FP32, over all images of the proof."""
+    max_iou_loss: Probability = 0.005
+    """Of set IoU with the true masks against FP32, where the proof's images have masks."""
 
 
 class TimingSettings(Section):

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inspector.cli.common import Commands, config_option, json_option, load, positive, print_figures, print_json
-from inspector.errors import ConfigError, EngineError
+from inspector.cli.common import Commands, config_option, json_option, load, positive, print_json
+from inspector.errors import EngineError
 
 if TYPE_CHECKING:
-    from inspector.engine.build import Judge, ProofImages
+    from inspector.engine.build import Judge, Limits
     from inspector.recipe import Ingredients
+    from inspector.sections import EngineSettings
 
 
 def add(commands: Commands) -> None:
@@ -39,16 +40,27 @@ def _engines(arguments: argparse.Namespace) -> int:
         print_json({"bundles": told})
         return 0 if all(not one["fault"] for one in told) else 3
     for one in told:
-        print(f"{one['path']}: {one['fault'] or one['onnx_sha256'][:16]}")
-        for plan in one["plans"]:
-            fit = "fits" if plan["fits"] else plan["why_not"]
-            figures = (
-                f"p50 {plan['latency_p50_ms']:.2f} ms, {plan['speedup']:.2f} x FP32, {plan['verdict_flips']} flips"
-            )
-            print(f"  {plan['backend']:<12} {plan['precision']:<5} {plan['device']:<28} {figures}: {fit}")
-        if not one["fault"] and not one["plans"]:
-            print("  no plans: FP32 is compiled from model.onnx at every start")
+        print("\n".join(_bundle_lines(one)))
     return 0 if all(not one["fault"] for one in told) else 3
+
+
+def _bundle_lines(one: dict[str, Any]) -> list[str]:
+    """What a person reads of one bundle; figures of a plan are those of its own proof."""
+    if one["fault"]:
+        return [f"{one['path']}: {one['fault']}"]
+    lines = [f"{one['path']}  network {one['onnx_sha256'][:16]}"]
+    if not one["plans"]:
+        return [*lines, "  no plan: FP32 is compiled from model.onnx at every start"]
+    lines.append(f"  {'plan':<26} {'p50 ms':>7} {'x FP32':>7} {'mask IoU':>9} {'flips':>11}  on this machine")
+    for plan in one["plans"]:
+        flips = f"{plan['verdict_flips']} of {plan['images']}"
+        figures = f"{plan['latency_p50_ms']:7.2f} {plan['speedup']:7.2f} {plan['mask_iou']:9.4f} {flips:>11}"
+        fit = "fits" if plan["fits"] else f"does not fit: {plan['why_not']}"
+        if plan["fits"] and plan["forced"]:
+            fit = f"beyond its limits: runs only where named (--precision {plan['precision']})"
+        lines.append(f"  {plan['id']:<26} {figures}  {fit}")
+        lines.append(f"  {'':<26} {plan['device']}")
+    return lines
 
 
 def _beside(bundle: Path) -> list[Path]:
@@ -75,6 +87,7 @@ def _bundle_json(path: Path) -> dict[str, Any]:
             "forced": one.plan.forced,
             "plan_hash": one.plan.plan_hash,
             "verdict_flips": one.plan.parity.verdict_flips,
+            "images": one.plan.parity.images,
             "mask_iou": one.plan.parity.mask_iou,
             "latency_p50_ms": one.plan.latency_ms.p50,
             "speedup": one.plan.speedup,
@@ -94,24 +107,36 @@ def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--images", type=Path, metavar="DIR", help="prove on these (default: the reference images)")
     sub.add_argument("--layout", default="auto", help="of --images: auto, folder, kolektor-sdd, ...")
     sub.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+    sub.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="the training's split.json, where the bundle carries none: its training side calibrates, the other proves",
+    )
     sub.add_argument("--threads", type=int, default=0, metavar="N", help="0 (default): all cores of this process")
     sub.add_argument("--force", action="store_true", help="install beyond the limits; it then runs only where named")
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from inspector.cli.proof_images import proof_images
     from inspector.clock import SystemClock
     from inspector.engine.build import build_plan
     from inspector.recipe import read_ingredients
 
     arguments.engine = arguments.bundle  # the configuration's rules and calibration, this bundle
-    ingredients = read_ingredients(load(arguments).settings, SystemClock())
-    images = _images(arguments, ingredients) if arguments.images is not None else None
+    settings = load(arguments).settings
+    ingredients = read_ingredients(settings, SystemClock())
+    images = calibration = None
+    if arguments.images is not None:
+        images, calibration = proof_images(arguments, ingredients)
     report = build_plan(
         ingredients.bundle,
         arguments.backend,
         arguments.precision,
         judge=judge(ingredients),
         images=images,
+        calibration=calibration,
+        limits=_limits(settings.engine),
         force=arguments.force,
         threads=arguments.threads,
         progress=_progress,
@@ -119,7 +144,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report)
     else:
-        print_figures({key: value for key, value in report.items() if key not in ("plan", "attempts")})
+        print("\n".join(_report_lines(report, ingredients.bundle.path)))
     return 0 if report["installed"] else 1
 
 
@@ -134,29 +159,42 @@ def judge(ingredients: Ingredients) -> Judge:
     return verdict
 
 
-def _images(arguments: argparse.Namespace, ingredients: Ingredients) -> ProofImages:
-    """The folder's images as the network sees them on the line; parts that are not found are left out and told."""
-    import numpy as np
+def _report_lines(report: dict[str, Any], bundle: Path) -> list[str]:
+    """The proof as a person reads it: what was asked, what came out, and whether it was installed."""
+    plan, parity = report["plan"], report["plan"]["parity"]
+    lines = [f"{report['backend']} {report['precision']} on {report['device']}", f"  proven on     {parity['source']}"]
+    if "calibration_source" in plan["settings"]:
+        lines.append(f"  calibrated on {plan['settings']['calibration_source']}")
+    if len(report["attempts"]) > 1 or report["attempts"][0]["recipe"]:
+        lines.append(f"  {'tried, the fastest first':<40} {'mask IoU':>9} {'flips':>6}")
+        for tried in report["attempts"]:
+            found = f"{tried['mask_iou']:9.4f} {tried['verdict_flips']:6}"
+            lines.append(f"    {tried['recipe']:<38} {found}  {'beyond the limits' if tried['beyond'] else 'within'}")
+    lines.append(f"  verdict flips {report['verdict_flips']} of {report['images']} images")
+    if parity["flipped"]:
+        lines.append(f"                {', '.join(parity['flipped'][:5])}")
+    lines.append(f"  mask IoU      {report['mask_iou']:.4f} with FP32, the worst image {parity['mask_iou_worst']:.4f}")
+    if report["iou"] is not None:
+        lines.append(f"  IoU           {report['iou']:.4f} with the true masks, FP32 {report['fp32_iou']:.4f}")
+    lines.append(
+        f"  probability   off by {parity['mean_abs_diff']:.2g} on average, {parity['max_abs_diff']:.3g} at most"
+    )
+    for name, key in (("plan", "latency_ms"), ("FP32", "fp32_latency_ms")):
+        took = report[key]
+        lines.append(f"  {name:<13} p50 {took['p50']:.2f} ms, p99 {took['p99']:.2f} ms ({took['runs']} runs)")
+    lines.append(f"  speed-up      {report['speedup']:.2f} x FP32 in the same run")
+    if report["installed"]:
+        forced = f" although {'; '.join(report['beyond'])}" if report["beyond"] else ""
+        return [*lines, f"installed in {bundle} as {plan['id']}{forced}"]
+    return [*lines, f"NOT installed: {'; '.join(report['beyond'])}", "  --force installs it all the same"]
 
-    from inspector.engine.build import ProofImages
-    from inspector.frame import Crop, Frame
-    from inspector.layouts import list_samples, read_grey
 
-    crops, names, lost = [], [], 0
-    for number, sample in enumerate(
-        list_samples(arguments.images, arguments.layout, read_masks=False)[: arguments.limit], start=1
-    ):
-        crop = ingredients.preprocess.prepare(Frame(number, read_grey(sample.image), 0))
-        if isinstance(crop, Crop):
-            crops.append(crop.image)
-            names.append(sample.id)
-        else:
-            lost += 1
-    if not crops:
-        raise ConfigError(f"no image of {arguments.images} shows a part", do="Give the station's --config.")
-    if lost:
-        print(f"{lost} images are left out: no part was found in them", file=sys.stderr)
-    return ProofImages(np.stack(crops), f"{len(crops)} images of {arguments.images.name}", tuple(names))
+def _limits(settings: EngineSettings) -> Limits:
+    from inspector.engine.build import Limits
+
+    return Limits(
+        verdict_flips=settings.max_verdict_flips, mask_iou=settings.min_mask_iou, iou_loss=settings.max_iou_loss
+    )
 
 
 def _progress(what: str, done: int, of: int) -> None:

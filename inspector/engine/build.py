@@ -29,6 +29,9 @@ from inspector.engine.measure import Judge, Progress, ProofImages, Reference, co
 from inspector.engine.proof import compare_golden
 from inspector.errors import ConfigError
 
+CALIBRATION_MOST = 300
+"""More brought nothing (docs/decisions/0004-int8-artefacts.md)."""
+
 __all__ = ["Judge", "Limits", "Progress", "ProofImages", "build_plan"]
 
 
@@ -52,6 +55,7 @@ def build_plan(
     *,
     judge: Judge,
     images: ProofImages | None = None,
+    calibration: ProofImages | None = None,
     limits: Limits | None = None,
     force: bool = False,
     threads: int = 0,
@@ -62,9 +66,10 @@ def build_plan(
 ) -> dict[str, Any]:
     """Compile ``bundle`` for ``backend`` and ``precision`` here, prove it, install it if it is within ``limits``.
 
-    ``images``: what to calibrate and prove on; None = the bundle's reference images. From 40 images on, INT8 is
-    calibrated on every second one and proven on the others. ``force`` installs a plan beyond the limits, which then
-    runs only where it is named. Of the INT8 ``recipes`` the first within the limits is taken, else the nearest.
+    ``images``: what to prove on; None = the bundle's reference images. ``calibration``: what to quantise INT8 with;
+    None = every second one of ``images`` from 40 on, which then prove nothing, and all of them where they are fewer.
+    ``force`` installs a plan beyond the limits, which then runs only where it is named. Of the INT8 ``recipes`` the
+    first within the limits is taken, else the nearest.
     ``threads``: 0 = physical cores that this process may use; ``runs``: inferences timed, fewer on a slow machine.
     Returns the report: backend, precision, device, verdict_flips, images, mask_iou, max_abs_diff, latency_ms,
     fp32_latency_ms, speedup, installed, beyond (why not), attempts, plan (the passport).
@@ -78,7 +83,11 @@ def build_plan(
     images = _checked(bundle, images)
     options = CpuOptions(threads=threads)
     reference = refer(bundle, images, judge, progress)
-    calibration, proof = _split(bundle, reference) if precision == "int8" else (None, reference)
+    known, proof = None, reference
+    if precision == "int8" and calibration is not None:
+        known = _calibration(bundle, refer(bundle, _dealt(_checked(bundle, calibration)), judge, progress))
+    elif precision == "int8":
+        known, proof = _split(bundle, reference)
     attempts: list[dict[str, Any]] = []
     best: _Proven | None = None
     # Beside the plans, so that a finished plan moves in by renaming.
@@ -88,7 +97,7 @@ def build_plan(
             staging = Path(scratch) / str(number)
             staging.mkdir()
             progress(f"compile {backend} {precision}" + (f": {recipe.name}" if recipe else ""), number, len(ways))
-            draft = _compile(bundle, backend, precision, staging, recipe, calibration, options.thread_count, progress)
+            draft = _compile(bundle, backend, precision, staging, recipe, known, options.thread_count, progress)
             proven = _prove(bundle, backend, precision, draft, options, proof, judge, limits, progress)
             attempts.append({"recipe": recipe.name if recipe else "", **_figures(proven), "beyond": proven.beyond})
             if best is None or _rank(proven) < _rank(best):
@@ -115,13 +124,23 @@ def _checked(bundle: Bundle, images: ProofImages | None) -> ProofImages:
 
 
 def _split(bundle: Bundle, reference: Reference) -> tuple[Calibration, Reference]:
-    images, maps = reference.images, reference.maps
-    if len(maps) < 40:
-        return Calibration(bundle.normalise(images.images), maps, bundle.threshold), reference
-    names = images.names[1::2]
-    rest = ProofImages(images.images[1::2], f"{images.source} (every second one; not those of the calibration)", names)
-    calibration = Calibration(bundle.normalise(images.images[::2]), maps[::2], bundle.threshold)
-    return calibration, Reference(rest, maps[1::2], reference.verdicts[1::2])
+    source, count = reference.images.source, len(reference.maps)
+    if count < 40:
+        return _calibration(bundle, reference), reference
+    rest = reference.take(range(1, count, 2), f"{source} (every second one; not those of the calibration)")
+    return _calibration(bundle, reference.take(range(0, count, 2), f"{source} (every second one)")), rest
+
+
+def _calibration(bundle: Bundle, reference: Reference) -> Calibration:
+    images = reference.images
+    return Calibration(bundle.normalise(images.images), reference.maps, bundle.threshold, images.source)
+
+
+def _dealt(images: ProofImages) -> ProofImages:
+    """At most ``CALIBRATION_MOST``, dealt at random but always the same: lists are sorted by class, and NNCF takes
+    the first."""
+    order = np.random.default_rng(0).permutation(len(images.images))[:CALIBRATION_MOST]
+    return images.take([int(n) for n in order], f"{len(order)} of {images.source}")
 
 
 def _compile(
@@ -168,10 +187,8 @@ def _compile_openvino(
         return Draft(files, version(), machine, "f32", {"weights": "fp16"})
     if recipe is not None and calibration is not None:
         kept = quantise_openvino(bundle.onnx_path, calibration, recipe, target)
-        # Where layers stay in floating point to keep accuracy, bf16 costs none of it and is twice as fast as f32.
-        hint = "bf16" if recipe.keep == "outer" and cpu().bf16 else "f32"
-        settings = {"recipe": recipe.name, "kept": kept, "calibration_images": len(calibration.tensors)}
-        return Draft(files, version(), machine, hint, settings)
+        hint = recipe.floats if cpu().bf16 else "f32"
+        return Draft(files, version(), machine, hint, {"kept": kept, **calibration.facts(recipe)})
     return Draft((bundle.onnx_path,), version(), machine, HINTS[precision])
 
 
@@ -209,6 +226,9 @@ def _prove(
         beyond.append(f"{parity['verdict_flips']} verdicts flip, {limits.verdict_flips} may")
     if parity["mask_iou"] < limits.mask_iou:
         beyond.append(f"mask IoU with FP32 is {parity['mask_iou']:.4f}, at least {limits.mask_iou:g} is asked")
+    loss = (parity["fp32_iou"] or 0.0) - (parity["iou"] or 0.0)
+    if loss > limits.iou_loss:
+        beyond.append(f"IoU with the true masks falls by {loss:.4f}, at most {limits.iou_loss:g} may be lost")
     if parity["max_abs_diff"] > limits.max_abs_diff:
         beyond.append(f"a probability differs by {parity['max_abs_diff']:.3g}, at most {limits.max_abs_diff:g} may")
     return _Proven(draft, info, parity, golden, beyond)
@@ -219,7 +239,8 @@ def _open(bundle: Bundle, draft: Draft, info: EngineInfo, options: CpuOptions) -
 
 
 def _figures(proven: _Proven) -> dict[str, Any]:
-    return {key: proven.parity[key] for key in ("verdict_flips", "images", "mask_iou", "max_abs_diff")}
+    keys = ("verdict_flips", "images", "mask_iou", "max_abs_diff", "iou", "fp32_iou")
+    return {key: proven.parity[key] for key in keys}
 
 
 def _rank(proven: _Proven) -> tuple[bool, int, float]:
@@ -264,7 +285,7 @@ def _conclude(
         "plan_hash": info.plan_hash,
         "built": built,
         "machine": draft.machine.model_dump(),
-        "settings": {"hint": draft.hint, **draft.settings},
+        "settings": {"hint": draft.hint, **draft.settings, **({"search": attempts} if len(attempts) > 1 else {})},
         "fp32_islands": list(draft.islands),
         "parity": proven.parity,
         "limits": limits.model_dump(),

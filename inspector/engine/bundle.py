@@ -1,8 +1,8 @@
 """A bundle: the directory that carries a trained network from training to the line.
 
 ``manifest.json`` says what it is, ``model.onnx`` is the network, ``golden.npz`` holds reference images with their
-FP32 maps, ``plans/`` what was compiled from it. The manifest carries the SHA-256 of every other file, is written last,
-and anything that does not match it is refused.
+FP32 maps, ``split.json`` says which images it was trained on, ``plans/`` is what was compiled from it. The manifest
+carries the SHA-256 of every other file, is written last, and anything that does not match it is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from inspector.clock import SystemClock
 from inspector.engine.files import inside, read_hashed, sha256, utc, write_atomically
+from inspector.engine.split import Split, read_split
 from inspector.errors import EngineError, quoted, shortened
 from inspector.frame import FloatMap, Grey
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
+SPLIT = "split.json"
 NORMALISATION = "(pixel / 255 - mean) / std"
 _MANIFEST_BYTES_MAX = 8 << 20
 
@@ -88,6 +90,18 @@ class Bundle:
             )
         return images, maps
 
+    def split(self) -> Split | None:
+        """The training's split; None where the bundle carries none. Raises EngineError where it is damaged."""
+        entry = self.manifest.get("split")
+        if entry is None:
+            return None
+        return read_split(self.read(entry["file"], entry["sha256"]), self.split_sha256, f"{self.name}/{SPLIT}")
+
+    @property
+    def split_sha256(self) -> str:
+        """Of the split that the training names; empty where it names none."""
+        return str(self.manifest["training"].get("split_sha256", ""))
+
 
 def normalise(images: Grey, mean: float, std: float) -> FloatMap:
     """n x H x W uint8 -> n x 1 x H x W float32 by (pixel / 255 - mean) / std."""
@@ -145,13 +159,15 @@ def write_bundle(
     parity: dict[str, Any],
     cite: list[str],
     golden_images: Grey,
+    split: bytes | None = None,
     created_wall_ns: int | None = None,
 ) -> Bundle:
     """Make or replace a bundle and read it back.
 
     ``golden_images``: n x H x W uint8, a few that show the good part and every class of defect; their FP32 maps are
     computed here by onnxruntime. ``cite``: the evidence for threshold and area, one sentence each. ``training`` and
-    ``parity`` are kept as they are (JSON). Plans of an earlier content are removed: they belong to another network.
+    ``parity`` are kept as they are (JSON). ``split``: the training's split.json, which ``training`` names by its hash.
+    Plans of an earlier content are removed: they belong to another network.
     Raises EngineError for a network that is not 1 x 1 x H x W float32 -> the same size with values 0..1.
     """
     from inspector.engine.reference import describe, reference_maps
@@ -186,11 +202,15 @@ def write_bundle(
         | {"computed_by": facts.runtime, "storage_error": float(np.abs(stored.astype(np.float32) - maps).max())},
         "plans": [],
     }
+    if split is not None:
+        raw["split"] = {"file": SPLIT, "sha256": sha256(split)}
     _validated(root / MANIFEST, raw)
     root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(root / "plans", ignore_errors=True)
     write_atomically(root / MODEL, onnx_bytes)
     write_atomically(root / GOLDEN, golden.getvalue())
+    if split is not None:
+        write_atomically(root / SPLIT, split)
     write_manifest(root, raw)
     return load_bundle(root)
 

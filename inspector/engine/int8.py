@@ -7,6 +7,7 @@ they are, while TensorRT takes signed symmetric ones only and, of unsigned ones,
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ import numpy as np
 
 from inspector.engine.graph import constants_to_weights, fix_batch, fold_batch_norms, name_nodes
 from inspector.engine.half import island_names
+from inspector.engine.harm import rank_layers
 from inspector.engine.proof import iou, overlap
 from inspector.errors import EngineError
 from inspector.frame import FloatMap
 
-Keep = Literal["none", "outer", "edges"]
+Keep = Literal["none", "first", "outer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,13 @@ class Recipe:
     """mixed: asymmetric activations; performance: symmetric ones."""
     ranges: Literal["default", "minmax", "quantile"] = "default"
     keep: Keep = "none"
-    """Convolutions left in floating point: none, the first and last (edges), or all at full resolution (outer)."""
-    smooth: float | None = None
-    """Strength of activation smoothing; None = NNCF's default for the model."""
+    """Convolutions left in floating point: none, the first, or all at full resolution (outer)."""
+    worst: int = 0
+    """So many more convolutions are left in floating point, those whose quantised inputs do most harm (harm.py)."""
+    floats: Literal["f32", "bf16"] = "f32"
+    """Arithmetic of what is left in floating point, on the CPU; bf16 only where the CPU has it."""
+    accurate: bool = False
+    """Biases corrected layer by layer on the calibration images, instead of all at once."""
     subset: int = 300
     control: float | None = None
     """Revert layers, the most harmful first, until the masks overlap with FP32 by 1 - control; OpenVINO only."""
@@ -44,28 +50,38 @@ class Recipe:
 
 LADDER = (
     Recipe("mixed"),
-    Recipe("mixed, edges kept", keep="edges"),
-    Recipe("min-max ranges, smooth", ranges="minmax", smooth=0.95),
-    Recipe("mixed, full resolution kept", keep="outer"),
-    Recipe("min-max ranges, full resolution kept", ranges="minmax", keep="outer"),
-    Recipe("layers chosen by mask IoU", ranges="minmax", control=0.01),
+    Recipe("first kept", keep="first"),
+    Recipe("min-max ranges", ranges="minmax"),
+    Recipe("first kept, accurate bias", keep="first", accurate=True),
+    Recipe("first and worst 4 kept, bf16", keep="first", worst=4, floats="bf16"),
+    Recipe("first and worst 4 kept", keep="first", worst=4),
+    Recipe("first and worst 8 kept", keep="first", worst=8),
+    Recipe("full resolution kept, bf16", keep="outer", floats="bf16"),
+    Recipe("first and worst 16 kept", keep="first", worst=16),
+    Recipe("first kept, layers chosen by mask IoU", keep="first", control=0.01),
 )
-"""Ordered by speed. Most of the error of LSA-Net in INT8 comes from its full-resolution layers taken together; keeping
-them in floating point costs little where the network is narrow. The last one measures, layer by layer, and is slow."""
+"""Ordered by speed, roughly. What each gave on two networks: docs/decisions/0004-int8-artefacts.md."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """What a network is quantised with: n x 1 x H x W float32, normalised, and what FP32 makes of it."""
 
     tensors: FloatMap
     maps: FloatMap
     threshold: float
+    source: str = ""
+    """Where the images are from, in words."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.tensors.shape[2], self.tensors.shape[3]
+
+    def facts(self, recipe: Recipe) -> dict[str, Any]:
+        """For the passport: how and with what a plan was quantised."""
+        count = min(len(self.tensors), recipe.subset)
+        return {"recipe": recipe.name, "calibration_images": count, "calibration_source": self.source}
 
 
 def quantise_openvino(onnx_path: Path, calibration: Calibration, recipe: Recipe, target: Path) -> list[str]:
@@ -79,10 +95,25 @@ def quantise_openvino(onnx_path: Path, calibration: Calibration, recipe: Recipe,
     model = openvino.Core().read_model(str(onnx_path))
     model.reshape([1, 1, *calibration.size])
     kept = _openvino_layers(model, recipe.keep, calibration.size)
+    if recipe.worst:
+        ranking = harmful_layers(onnx_path.read_bytes(), calibration)
+        kept += [layer for layer in ranking if layer not in kept][: recipe.worst]
     items = [tensor[np.newaxis] for tensor in calibration.tensors]
     quantised = _quantise(nncf, model, items, recipe, kept, calibration)
     openvino.save_model(quantised, str(target), compress_to_fp16=False)
     return kept
+
+
+@functools.lru_cache(maxsize=1)
+def harmful_layers(onnx_bytes: bytes, calibration: Calibration) -> tuple[str, ...]:
+    """Names of the convolutions, the one whose quantised inputs change the map most first. Kept for the next call."""
+    nncf = _nncf()
+    import openvino
+
+    model = openvino.Core().read_model(onnx_bytes)
+    model.reshape([1, 1, *calibration.size])
+    quantised = _quantise(nncf, model, [t[np.newaxis] for t in calibration.tensors], Recipe("mixed"), [], calibration)
+    return rank_layers(quantised, calibration.tensors, calibration.maps)
 
 
 def quantise_onnx(onnx_bytes: bytes, calibration: Calibration, recipe: Recipe) -> tuple[bytes, list[str]]:
@@ -100,6 +131,10 @@ def quantise_onnx(onnx_bytes: bytes, calibration: Calibration, recipe: Recipe) -
     fold_batch_norms(model)  # NNCF leaves Conv -> BN alone, and TensorRT cannot fuse an INT8 convolution then
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     kept = list(dict.fromkeys([*island_names(model), *_onnx_layers(model, recipe.keep, calibration.size)]))
+    if recipe.worst:
+        # OpenVINO names a convolution with a bias after its node and says so.
+        ranking = [layer.removesuffix("/WithoutBiases") for layer in harmful_layers(onnx_bytes, calibration)]
+        kept += [layer for layer in ranking if layer not in kept][: recipe.worst]
     name = model.graph.input[0].name
     # The performance preset: symmetric ranges, so that every zero point is 0.
     symmetric = replace(recipe, preset="performance", control=None)
@@ -182,14 +217,12 @@ def _quantise(
         kind = nncf.quantization.range_estimator.RangeEstimatorParametersSet
         chosen = {"minmax": kind.MINMAX, "quantile": kind.MEAN_QUANTILE}[recipe.ranges]
         advanced.activations_range_estimator_params = chosen
-    if recipe.smooth is not None:
-        advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(convolution=recipe.smooth)
     data = nncf.Dataset(items)
     common = {
         "preset": presets[recipe.preset],
         "subset_size": min(recipe.subset, len(items)),
         "ignored_scope": nncf.IgnoredScope(names=kept) if kept else None,
-        "fast_bias_correction": True,
+        "fast_bias_correction": not recipe.accurate,
     }
     try:
         with _quiet():
@@ -244,8 +277,8 @@ def _chosen(layers: list[tuple[str, bool]], keep: Keep) -> list[str]:
     match keep:
         case "none":
             return []
-        case "edges":
-            return [layers[0][0], layers[-1][0]] if len(layers) > 1 else []
+        case "first":
+            return [layers[0][0]] if len(layers) > 1 else []
         case "outer":
             return [name for name, full in layers if full]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from inspector.clock import Clock
 from inspector.engine import Engine
 from inspector.engine.bundle import Bundle
 from inspector.engine.proof import iou, overlap, warm_up
-from inspector.frame import FloatMap, Grey
+from inspector.frame import BoolMap, FloatMap, Grey
 
 Judge = Callable[[FloatMap], str]
 """H x W probabilities -> the verdict's word; the decision stage itself, handed in by the command line."""
@@ -29,6 +29,14 @@ class ProofImages:
     source: str
     """Where they are from, in words."""
     names: tuple[str, ...] = ()
+    masks: BoolMap | None = None
+    """n x H x W, True = defect; None where they are not known."""
+
+    def take(self, numbers: Sequence[int], source: str) -> ProofImages:
+        """Some of them, called otherwise."""
+        chosen = list(numbers)
+        names = tuple(self.names[n] for n in chosen) if self.names else ()
+        return ProofImages(self.images[chosen], source, names, None if self.masks is None else self.masks[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +47,11 @@ class Reference:
     maps: FloatMap
     """n x H x W float32."""
     verdicts: tuple[str, ...]
+
+    def take(self, numbers: Sequence[int], source: str) -> Reference:
+        """Some of the images with their maps and verdicts."""
+        chosen = list(numbers)
+        return Reference(self.images.take(chosen, source), self.maps[chosen], tuple(self.verdicts[n] for n in chosen))
 
 
 def refer(bundle: Bundle, images: ProofImages, judge: Judge, progress: Progress) -> Reference:
@@ -58,7 +71,9 @@ def compare(engine: Engine, bundle: Bundle, reference: Reference, judge: Judge, 
     """The passport's ``parity`` as JSON: see manifest.Parity."""
     images, names = reference.images.images, reference.images.names
     count = len(images)
+    masks = reference.images.masks
     largest, total, both, either, worst = 0.0, 0.0, 0, 0, 1.0
+    true = np.zeros((2, 2), np.int64)  # plan and FP32: pixels in both masks, in either one
     flipped = []
     for index in range(count):
         found = engine.infer(bundle.normalise(images[index : index + 1]))[0, 0]
@@ -66,6 +81,10 @@ def compare(engine: Engine, bundle: Bundle, reference: Reference, judge: Judge, 
         largest, total = max(largest, float(difference.max())), total + float(difference.mean())
         pair = overlap(reference.maps[index], found, bundle.threshold)
         both, either, worst = both + pair[0], either + pair[1], min(worst, iou(*pair))
+        if masks is not None:
+            for row, one in enumerate((found, reference.maps[index])):
+                mask = one >= bundle.threshold
+                true[row] += np.count_nonzero(mask & masks[index]), np.count_nonzero(mask | masks[index])
         if judge(found) != reference.verdicts[index]:
             flipped.append(names[index] if names else f"image {index}")
         progress("parity", index + 1, count)
@@ -78,6 +97,8 @@ def compare(engine: Engine, bundle: Bundle, reference: Reference, judge: Judge, 
         "mask_iou_worst": worst,
         "verdict_flips": len(flipped),
         "flipped": flipped[:100],
+        "iou": None if masks is None else iou(*map(int, true[0])),
+        "fp32_iou": None if masks is None else iou(*map(int, true[1])),
         "input_mean": float(images.mean()),
         "input_std": float(images.std()),
         "input_min": float(images.min()),

@@ -53,7 +53,7 @@ def compile_tensorrt(
             raise EngineError("INT8 needs calibration images", do="Name them with --images.")
         typed, kept = quantise_onnx(typed, calibration, recipe)
         islands = tuple(kept)
-        settings |= {"recipe": recipe.name, "kept": kept, "calibration_images": len(calibration.tensors)}
+        settings |= {"kept": kept, **calibration.facts(recipe)}
     timing_path = timing_cache_path(bundle.path, str(trt.__version__), gpu.facts)
     with gpu.current("build the plan"):
         plan, timing = build_serialized(trt, typed, _read(timing_path), progress)

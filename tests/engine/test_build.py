@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import networks
 import numpy as np
@@ -177,6 +178,22 @@ class TestRefusing:
         assert not report["installed"]
         assert any(word in reason for reason in report["beyond"])
 
+    @pytest.mark.parametrize(("loss", "refused"), [(0.05, True), (0.2, False)])
+    def test_lost_iou_counts(
+        self, bundle: Bundle, noise: ProofImages, loss: float, refused: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the proof has masks, a plan that finds fewer of them than FP32 is refused, whatever else agrees."""
+        real = build.compare
+
+        def poorer(*arguments: Any) -> dict[str, Any]:
+            return real(*arguments) | {"iou": 0.7, "fp32_iou": 0.8}
+
+        monkeypatch.setattr(build, "compare", poorer)
+        limits = Limits(verdict_flips=100, mask_iou=0.0, iou_loss=loss)
+        report = build_plan(bundle, "openvino", "fp16", judge=judge, runs=50, images=noise, limits=limits)
+        assert report["installed"] is not refused
+        assert any("falls by 0.1000" in reason for reason in report["beyond"]) is refused
+
     def test_by_force_it_is_installed_and_marked(self, bundle: Bundle, noise: ProofImages) -> None:
         """`--force` installs, the passport says that it was forced and why, and auto leaves it alone."""
         report = build_plan(bundle, "openvino", "fp16", judge=strict, runs=50, images=noise, force=True)
@@ -252,6 +269,34 @@ class TestInt8:
         assert report["plan"]["settings"]["calibration_images"] == 20
         assert set(report["plan"]["parity"]["flipped"]) <= {f"{i}.png" for i in range(1, 40, 2)}
         assert "not those of the calibration" in report["plan"]["parity"]["source"]
+
+    def test_a_calibration_of_its_own_leaves_the_proof_whole(self, bundle: Bundle) -> None:
+        """Given apart, all images of the proof prove, none of them calibrates, and the passport names both."""
+        proof = ProofImages(networks.images(45, SIZE, seed=1), "the proof's")
+        calibration = ProofImages(networks.images(9, SIZE, seed=2), "the calibration's")
+        report = build_plan(
+            bundle,
+            "openvino",
+            "int8",
+            judge=judge,
+            runs=50,
+            images=proof,
+            calibration=calibration,
+            limits=LOOSE,
+            recipes=QUICK[:1],
+        )
+        assert report["images"] == 45
+        settings = report["plan"]["settings"]
+        assert (settings["calibration_images"], settings["calibration_source"]) == (9, "9 of the calibration's")
+        assert report["plan"]["parity"]["source"] == "the proof's"
+
+    def test_the_calibration_is_dealt(self) -> None:
+        """Of many images those taken are spread over the list, the same ones each time."""
+        pixels = np.zeros((400, 8, 8), np.uint8)
+        dealt = build._dealt(ProofImages(pixels, "sorted", tuple(str(n) for n in range(400))))
+        assert len(dealt.images) == build.CALIBRATION_MOST
+        assert dealt.names == build._dealt(ProofImages(pixels, "sorted", tuple(str(n) for n in range(400)))).names
+        assert 60 < sum(int(name) < 100 for name in dealt.names) < 90
 
     def test_the_halves_stay_together(self, bundle: Bundle) -> None:
         """Image, name, map and verdict of a part go to the same side."""

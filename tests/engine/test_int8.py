@@ -101,18 +101,18 @@ class TestQuantising:
 
     def test_the_tensorrt_artefact_computes_the_network(self, calibration: Calibration) -> None:
         """Signed INT8 stays near FP32 on the mean."""
-        data, _ = quantise_onnx(networks.lsa_like(), calibration, Recipe("minmax", ranges="minmax", keep="edges"))
+        data, _ = quantise_onnx(networks.lsa_like(), calibration, Recipe("minmax", ranges="minmax", keep="first"))
         found = reference_maps(data, calibration.tensors)[:, 0]
         assert np.abs(found - calibration.maps).mean() < 0.01
 
-    @pytest.mark.parametrize("recipe", LADDER[:5], ids=lambda recipe: recipe.name)
+    @pytest.mark.parametrize("recipe", LADDER[:-1], ids=lambda recipe: recipe.name)
     def test_every_recipe_works(self, calibration: Calibration, recipe: Recipe, tmp_path: Path) -> None:
         """Each step of the ladder gives an OpenVINO model that computes the network."""
         import openvino
 
         (tmp_path / "m.onnx").write_bytes(networks.lsa_like())
         kept = quantise_openvino(tmp_path / "m.onnx", calibration, recipe, tmp_path / "q.xml")
-        assert {"none": 0, "edges": 2, "outer": 5}[recipe.keep] == len(kept)
+        assert {"none": 0, "first": 1, "outer": 5}[recipe.keep] + min(recipe.worst, 5) == len(kept)
         compiled = openvino.Core().compile_model(
             str(tmp_path / "q.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         )
@@ -125,7 +125,7 @@ class TestQuantising:
         import openvino
 
         (tmp_path / "m.onnx").write_bytes(networks.lsa_like())
-        quantise_openvino(tmp_path / "m.onnx", calibration, LADDER[5], tmp_path / "q.xml")
+        quantise_openvino(tmp_path / "m.onnx", calibration, LADDER[-1], tmp_path / "q.xml")
         compiled = openvino.Core().compile_model(str(tmp_path / "q.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = np.concatenate([compiled(tensor[np.newaxis])[0][0] for tensor in calibration.tensors])
         a, b = found >= 0.5, calibration.maps >= 0.5

@@ -61,6 +61,19 @@ class TestMeasuring:
         assert parity["verdict_flips"] == 1
         assert parity["flipped"] == ["a"]
 
+    def test_iou_with_the_true_masks_is_over_the_set(self, bundle: Bundle) -> None:
+        """Where masks are known: intersections over unions of all images, of the plan and of FP32."""
+        truth = np.zeros((2, *SIZE), np.float32)
+        truth[0, :4, :4] = 0.9
+        found = truth.copy()
+        found[0, :4, 2:4] = 0.1  # half of them lost
+        masks = np.zeros((2, *SIZE), bool)
+        masks[0, :4, :5] = True  # FP32 misses 4 of 20
+        images = ProofImages(np.zeros((2, *SIZE), np.uint8), "made", ("a", "b"), masks)
+        reference = Reference(images, truth, ("good", "good"))
+        parity = compare(Shifted(found), bundle, reference, lambda _: "good", lambda *_: None)
+        assert (parity["iou"], parity["fp32_iou"]) == (pytest.approx(8 / 20), pytest.approx(16 / 20))
+
     def test_maps_that_are_not_finite_are_as_far_as_can_be(self, bundle: Bundle) -> None:
         """NaN never passes for a small difference."""
         truth = np.zeros((1, *SIZE), np.float32)
