@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from inspector import __version__
-from inspector.cli import calibrate, drill, engines, install, ledger, line, page, replay, requalify, service, shadow
+from inspector.cli import calibrate, drill, engines, install, ledger, line, page, replay, requalify, review, service, shadow
 from inspector.cli.common import EPILOG, Commands
 from inspector.errors import InspectorError
 
@@ -36,6 +36,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="inspector", description=does, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"inspector {__version__}")
     commands = Commands(parser)
-    for room in (line, page, replay, requalify, calibrate, engines, ledger, drill, shadow, service, install):
+    for room in (line, page, replay, requalify, calibrate, engines, ledger, review, drill, shadow, service, install):
         room.add(commands)
     return parser

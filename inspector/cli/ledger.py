@@ -181,6 +181,20 @@ def _export_options(sub: argparse.ArgumentParser) -> None:
         default="auto",
         help="found: as the network saw it; empty: false calls become good parts; auto (default): by the known truth",
     )
+    sub.add_argument(
+        "--reviewed",
+        action="store_true",
+        help="with --images DIR: only what people judged, by their verdicts and masks, with groups, COCO, Label Studio",
+    )
+    sub.add_argument(
+        "--group-by", choices=("part", "day", "run"), default="part", help="--reviewed: what no split may tear apart"
+    )
+    sub.add_argument(
+        "--image-url",
+        default="/data/local-files/?d=",
+        metavar="PREFIX",
+        help="--reviewed: what stands before a picture's name in the Label Studio import",
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -188,6 +202,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     if not (arguments.csv or arguments.parquet or arguments.images):
         raise ConfigError("nothing to export", do="Give --csv, --parquet or --images.")
+    if arguments.reviewed:
+        return _export_reviewed(arguments)
     place, wanted = _place(arguments), _filter(arguments)
     done: dict[str, Any] = {}
     to_archive = arguments.parquet is not None and not arguments.parquet.endswith(".parquet")
@@ -207,6 +223,29 @@ def _export(arguments: argparse.Namespace) -> int:
         print_json(done)
     else:
         print_figures(done)
+    return 0
+
+
+def _export_reviewed(arguments: argparse.Namespace) -> int:
+    from inspector.review.export import export_reviewed
+    from inspector.review.room import FILE
+
+    others = ("csv", "parquet", "since", "until", "verdict", "reason", "part", "epoch")
+    if arguments.images is None or any(getattr(arguments, name) is not None for name in others):
+        raise ConfigError(
+            "--reviewed exports everything that was judged",
+            expected="--images DIR and no filter",
+            do="Filter sources.csv.",
+        )
+    place: Path = arguments.state_dir or load(arguments).settings.station.state_dir
+    if not (place / FILE).is_file():
+        raise ConfigError(f"nothing was judged in {place}", expected=FILE, do="Judge parts with `inspector page`.")
+    done = export_reviewed(place / FILE, arguments.images, grouping=arguments.group_by, url=arguments.image_url)
+    told = {"reviewed": {"folder": str(arguments.images), **asdict(done)}}
+    if arguments.json:
+        print_json(told)
+    else:
+        print_figures(told)
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from inspector.frame import Hashes, Verdict
 from inspector.ledger.query import Reading
+from inspector.ledger.removed import removed
 from inspector.review.plan import DAY_NS, Plan
 from inspector.review.records import Review, Stratum
 
@@ -24,6 +25,7 @@ _OVERRIDDEN_LATER = (
     "FROM overrides o JOIN answers a ON a.epoch = o.epoch AND a.sequence = o.sequence "
     "WHERE o.link > ? AND o.link <= ? AND a.link <= ?"
 )
+_OLDEST = "SELECT wall_ns / ? FROM answers ORDER BY link LIMIT 1"
 _NEWEST = "SELECT engine, calibration, settings FROM answers WHERE engine > '' ORDER BY link DESC LIMIT 1"
 
 
@@ -62,6 +64,7 @@ class Population:
         self._link = 0
         self._counts: Counter[tuple[int, Hashes, Stratum]] = Counter()
         self._newest = Hashes()
+        self._first_day: int | None = None
 
     def refresh(self) -> None:
         """Count what was booked since. About a second for the first million parts. Raises LedgerError."""
@@ -73,6 +76,8 @@ class Population:
                 for table in ("answers", "overrides")
             )
             since = self._link
+            if not since and removed(connection).link:  # the rest of that day has left by age
+                self._first_day = (connection.execute(_OLDEST, (DAY_NS,)).get or 0) + 1
             for day, *made_with, sent, near in connection.execute(
                 _OVERRIDDEN_LATER, (DAY_NS, edge, since, last, since)
             ):
@@ -83,6 +88,11 @@ class Population:
             newest = connection.execute(_NEWEST).get
             self._newest = Hashes(*newest) if newest is not None else Hashes()
             self._link = last
+
+    def scope(self, *, everything: bool = False) -> Scope:
+        """Parts decided as the last one was, or all, of the days that can be counted: a review of a part whose row has
+        left the ledger by age has nothing that it could be a share of."""
+        return Scope(None if everything else self._newest, self._first_day)
 
     def newest_hashes(self) -> Hashes:
         """What the last part was decided with."""

@@ -71,7 +71,7 @@ def report(
 
     ``population`` must be fresh (``refresh``). Raises EngineError (no bundle).
     """
-    scope = Scope() if everything else Scope(population.newest_hashes())
+    scope = population.scope(everything=everything)
     meant = scope.of(reviews)
     learned = learn(meant, population.parts(scope), settings.review.confidence)
     return Report(scope, len(meant), learned, stand(learned.cells, read_promise(settings)))

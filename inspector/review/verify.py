@@ -13,6 +13,7 @@ from inspector.ledger.finding import Finding
 from inspector.ledger.marks import read_marks
 from inspector.ledger.opening import suffixed
 from inspector.ledger.query import Reading
+from inspector.ledger.removed import removed_numbers
 from inspector.review import rows
 
 _MOST = 100
@@ -90,13 +91,17 @@ def _blobs(connection: apsw.Connection) -> Iterator[str]:
 
 
 def _answers(connection: apsw.Connection, ledger: Path) -> Iterator[str]:
-    """Reviews of answers that the ledger has not, or has with another hash."""
+    """Reviews of answers that the ledger has not, or has with another hash. What left it by age cannot be told."""
     with Reading(ledger) as other:
+        gone: dict[int, list[tuple[int, int]]] = {}
         query = "SELECT link, epoch, sequence, answer_hash FROM reviews ORDER BY link"
         for link, epoch, sequence, told in connection.execute(query):
             values = (epoch, sequence)
             found = other.execute("SELECT hash FROM answers WHERE epoch = ? AND sequence = ?", values).get
             if found is None:
+                ranges = gone.setdefault(epoch, removed_numbers(other, epoch))
+                if any(first <= sequence <= end for first, end in ranges):
+                    continue
                 yield f"row {link}: the ledger has no answer {epoch}/{sequence}"
             elif found.hex() != told:
                 yield f"row {link}: answer {epoch}/{sequence} is not the one that was judged"
