@@ -16,13 +16,17 @@ demo: $(VENV)/$(if $(PAGE),.page,.base)
 
 install: $(VENV)/.dev
 
-test: $(VENV)/.dev lint types contracts build/bindings
+test: $(VENV)/.dev lint types contracts build/bindings build/prometheus
 	$(BIN)/python -m pytest
 
 # The real TensorRT bindings (a few MB, no libraries): our names and the fakes are checked against them.
 # Without a package index or a C compiler the tests that need them are skipped, and say so.
 build/bindings: | $(VENV)/.dev
 	-$(BIN)/python tests/engine/fetch_bindings.py
+
+# promtool and Prometheus, unpacked from the distribution's package where apt is at hand; else their tests are skipped.
+build/prometheus: | $(VENV)/.dev
+	-$(BIN)/python tests/plant/fetch_prometheus.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -25,7 +25,6 @@ from inspector.cli import run as command
 from inspector.clock import PushedClock, SystemClock
 from inspector.conditions import Conditions
 from inspector.engine import Engine
-from inspector.engine.bundle import Bundle, write_bundle
 from inspector.errors import ConfigError
 from inspector.frame import Answer, Evidence, FloatMap, Frame, Hashes, Reason, Settled, Verdict
 from inspector.recipe import read_ingredients
@@ -38,37 +37,10 @@ from inspector.shadow.life import Life, ShadowLostError
 from inspector.shadow.process import Bench
 from inspector.shadow.records import FLIPS, Change, Job, Live, Outcome, change, comparable
 from tests.station_kit import ROOT, Running, Wrapped, running, settings
+from tests.tiny_bundles import bundle, images
 
-sys.path.insert(0, str(ROOT / "tests" / "engine"))
-import networks
-
-SIZE = (64, 48)
 PARTS = 24
 PATIENCE_S = 60
-
-
-def bundle(folder: Path, name: str, shift: float = 0.0) -> Bundle:
-    """A small network; ``shift`` changes one weight of it, the bias of the last layer."""
-    model = networks.onnx.load_from_string(networks.tiny(seed=3, size=SIZE))
-    for weight in model.graph.initializer:
-        if weight.name == "last.bias":
-            values = networks.numpy_helper.to_array(weight) + np.float32(shift - 1.5)
-            weight.CopyFrom(networks.numpy_helper.from_array(values, weight.name))
-    return write_bundle(
-        folder / name,
-        name=name,
-        onnx_bytes=model.SerializeToString(),
-        mean=0.5,
-        std=0.25,
-        classes=["defect"],
-        threshold=0.5,
-        min_area_px=60,
-        training={"data": "random weights"},
-        parity={"torch": None},
-        cite=["chosen by hand for tests"],
-        golden_images=networks.images(3, SIZE, seed=7),
-        created_wall_ns=1_700_000_000_000_000_000,
-    )
 
 
 @dataclass
@@ -162,9 +134,9 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Paired:
     """The same images through a station with a shadow, and through a replay of either engine."""
     folder = tmp_path_factory.mktemp("paired")
     live, shadow = bundle(folder, "live"), bundle(folder, "candidate", shift=-0.25)
-    images = networks.images(PARTS, SIZE, seed=11)
+    pictures = images(PARTS, seed=11)
     (folder / "images").mkdir()
-    for number, image in enumerate(images, 1):
+    for number, image in enumerate(pictures, 1):
         cv2.imwrite(str(folder / "images" / f"{number:03d}.png"), image)
     found = []
     for one in (live, shadow):
@@ -173,7 +145,7 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Paired:
         lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
         found.append({line["image"]: line for line in lines})
     with stage(folder, live.path, shadow.path, health={"metrics": "127.0.0.1:0"}) as made:
-        for number, (image, part) in enumerate(zip(images, sorted(found[0]), strict=True), 1):
+        for number, (image, part) in enumerate(zip(pictures, sorted(found[0]), strict=True), 1):
             made.feed(number, image, part)
             made.wait_compared(number)
         body, _ = made.seen.station.vitals._metrics()("") if made.seen.station.vitals._metrics() else (b"", "")
@@ -293,7 +265,7 @@ def test_the_process_stands_still_while_a_part_is_in_the_line(tmp_path: Path) ->
     with stage(tmp_path, one.path, one.path, infer=held) as made:
         wait_until(lambda: shadow_pid() > 0)
         pid = shadow_pid()  # it loads its engine: a second of work
-        made.camera.push(Frame(1, networks.images(1, SIZE)[0], 0))
+        made.camera.push(Frame(1, images(1)[0], 0))
         assert inside.wait(PATIENCE_S)
         wait_until(lambda: state_of(pid) == "T", lambda: state_of(pid))
         assert not made.shadow.statistics().up
@@ -380,15 +352,15 @@ def troubles(made: Stage) -> dict[str, str]:
 def test_a_killed_process_is_told_counted_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part in its hands is lost to the shadow; the line answers on, and later parts are compared."""
     monkeypatch.setattr(keeper, "BACKOFF_S", (0.05, 0.1))
-    one, images = bundle(tmp_path, "one"), networks.images(4, SIZE)
+    one, pictures = bundle(tmp_path, "one"), images(4)
     with stage(tmp_path, one.path, one.path) as made:
-        made.feed(1, images[0])
+        made.feed(1, pictures[0])
         made.wait_compared(1)
         os.kill(shadow_pid(), signal.SIGKILL)
         wait_until(lambda: made.shadow.statistics().restarts == 1)
         wait_until(lambda: made.shadow.statistics().up)
         assert "shadow" not in troubles(made)
-        made.feed(2, images[1])
+        made.feed(2, pictures[1])
         made.wait_compared(2)
         assert made.seen.station.tally.answered == 2
     (pair,) = comparisons(tmp_path / "state" / "shadow")
@@ -403,7 +375,7 @@ def test_a_bundle_that_is_not_there_is_one_line_and_no_fault_of_the_line(
     one = bundle(tmp_path, "one")
     with stage(tmp_path, one.path, tmp_path / "none", log={"level": "warning", "format": "json"}) as made:
         wait_until(lambda: made.shadow.statistics().restarts >= 2)
-        made.feed(1, networks.images(1, SIZE)[0])
+        made.feed(1, images(1)[0])
         wait_until(lambda: made.shadow.statistics().skipped_lost == 1, made.shadow.statistics)
         assert "no engine bundle" in troubles(made)["shadow"]
         assert made.seen.station.conditions.state.value == "ContinuousExecution"
@@ -548,7 +520,7 @@ def test_without_a_bundle_nothing_is_remembered_or_started(tmp_path: Path) -> No
     """The default: no thread, no process, no frame held."""
     one = bundle(tmp_path, "one")
     with stage(tmp_path, one.path, None) as made:
-        made.feed(1, networks.images(1, SIZE)[0])
+        made.feed(1, images(1)[0])
         assert not made.shadow._frames and shadow_pid() == 0
         assert "shadow" not in {thread.name for thread in threading.enumerate()}
         assert made.shadow.statistics().on is False
@@ -622,7 +594,7 @@ def test_only_the_newest_flips_are_kept(tmp_path: Path) -> None:
 def test_a_reload_switches_the_shadow_on_over_and_off(tmp_path: Path) -> None:
     """SIGHUP's way: no restart of the line, one epoch, and each engine's figures apart."""
     one, other = bundle(tmp_path, "one"), bundle(tmp_path, "other", shift=-0.25)
-    images, config = networks.images(3, SIZE), tmp_path / "config.toml"
+    pictures, config = images(3), tmp_path / "config.toml"
 
     def write(shadow: Path | None) -> None:
         text = f'[station]\nname = "test"\nstate_dir = "{tmp_path}/state"\n[engine]\nbundle = "{one.path}"\n'
@@ -637,13 +609,13 @@ def test_a_reload_switches_the_shadow_on_over_and_off(tmp_path: Path) -> None:
 
     with stage(tmp_path, one.path, None, config_path=config) as made:
         reload(one.path, "one")
-        made.feed(1, images[0])
+        made.feed(1, pictures[0])
         made.wait_compared(1)
         reload(other.path, "other")
-        made.feed(2, images[1])
+        made.feed(2, pictures[1])
         made.wait_compared(2)
         reload(None, "")
-        made.feed(3, images[2])
+        made.feed(3, pictures[2])
         wait_until(lambda: shadow_pid() == 0)
         assert len(made.outcomes) == 2
     assert {pair.bundle: pair.parts for pair in comparisons(tmp_path / "state" / "shadow")} == {"one": 1, "other": 1}
