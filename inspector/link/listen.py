@@ -119,7 +119,7 @@ class ReferenceController:
         self._known: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._last = (0, 0)
         self._heard_ns = 0
-        self._connected = False
+        self._connected = self._joined = False
         self._state: StateMessage | None = None
         self._orders: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
@@ -201,7 +201,8 @@ class ReferenceController:
         assert self._context is not None
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.ROUTING_ID, self._identity)
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is kept for a daemon that is not there
+        # No ZMQ_IMMEDIATE: with it libzmq 4.3.5 aborts the process (!_more in fq.cpp) when the connection breaks while
+        # answers wait to be read. ``_put`` keeps nothing for a daemon that is not there.
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, 1000)
@@ -230,7 +231,7 @@ class ReferenceController:
             self._socket.close(linger=0)
             self._socket = None
         with self._changed:
-            self._connected = False
+            self._connected = self._joined = False
 
     def _renew(self) -> None:
         self._disconnect()
@@ -264,6 +265,7 @@ class ReferenceController:
     def _watch(self, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):
             event = recv_monitor_message(monitor, zmq.NOBLOCK)["event"]
+            self._joined = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._count["handshakes"] += 1
                 self._hello_at_ns = 0
@@ -332,11 +334,13 @@ class ReferenceController:
     def _put(self, frames: list[bytes]) -> bool:
         assert self._socket is not None
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            if self._joined:
+                self._socket.send_multipart(frames, zmq.NOBLOCK)
+                return True
         except zmq.Again:
-            self._count["unsent"] += 1
-            return False
-        return True
+            pass  # the queue is full
+        self._count["unsent"] += 1
+        return False
 
     def _count_up(self, name: str, sent: bool) -> None:
         self._count[name] += sent
