@@ -1,4 +1,4 @@
-"""``python -m train fit|evaluate|export|ablate|summary|synth|bench``; torch is loaded only by the command that runs."""
+"""``python -m train fit|qat|evaluate|export|ablate|summary|synth|bench``; torch is loaded only by the command that runs."""
 
 from __future__ import annotations
 
@@ -61,6 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--dynamic", type=Path, help="also write an ONNX file with a free batch size here")
     each.add_argument("--json", action="store_true")
     each.set_defaults(run=_export)
+
+    each = commands.add_parser("qat", help="fine-tune a checkpoint so that it keeps its maps in 8 bits")
+    each.add_argument("--checkpoint", type=Path, required=True, help="its split.json must lie beside it")
+    each.add_argument("--data", type=Path, required=True, help="the training's data")
+    each.add_argument("--out", type=Path, required=True, help="such as runs/NAME-qat")
+    each.add_argument("--steps", type=int, default=400)
+    each.add_argument("--max-minutes", type=float, default=0.0, help="end the schedule with the time")
+    each.add_argument("--learning-rate", type=float, default=1e-4)
+    each.add_argument("--batch", type=int, default=4)
+    each.add_argument("--threads", type=int, default=2)
+    each.add_argument("--json", action="store_true")
+    each.set_defaults(run=_qat)
 
     each = commands.add_parser("ablate", help="rows of Tables 8, 9 and 10 as configurations of the one model")
     _training_options(each)
@@ -170,6 +182,15 @@ def _export(args: argparse.Namespace) -> int:
     print(
         f"{made.bundle.path}: parity {made.bundle.manifest['parity']['max_abs_diff']:.1e}", *point["evidence"], sep="\n"
     )
+    return 0
+
+
+def _qat(args: argparse.Namespace) -> int:
+    from train.qat import Plan, as_json, told, tune
+
+    plan = Plan(args.steps, args.max_minutes, args.learning_rate, args.batch, args.threads)
+    tuned = tune(args.checkpoint, args.data, args.out, plan)
+    print(as_json(tuned) if args.json else told(tuned))
     return 0
 
 

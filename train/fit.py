@@ -23,6 +23,7 @@ from train.data import Batch, Item, epoch_order, load_items, plain_batches, step
 from train.losses import LossParts, total_loss
 from train.model import LSANet
 from train.monitor import Monitor
+from train.ranks import mean_over_ranks, with_global_statistics
 from train.split import Split, make_split, read_split, sides
 
 
@@ -242,6 +243,9 @@ def start(config: FitConfig, data: Path, out: Path, resume: bool, init: Path | N
 
     fabric.seed_everything(config.seed, verbose=False)
     network = channels_last(LSANet(config.model))
+    if config.batch % fabric.world_size:
+        raise ValueError(f"a batch of {config.batch} does not divide over {fabric.world_size} processes")
+    network = with_global_statistics(network, fabric.device.type == "cuda")
     if init is not None and saved is None:
         network.load_state_dict(load_network(init)[0].state_dict())
     model, optimiser = fabric.setup(network, make_optimiser(network, config))
@@ -275,7 +279,13 @@ def train_step(
     if config.clip_norm:
         fabric.clip_gradients(model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False)
     optimiser.step()
-    return parts
+    return logged(parts)
+
+
+def logged(parts: LossParts) -> LossParts:
+    """The parts over the whole batch, other processes' shares included, for logs."""
+    values = torch.stack([v.detach().float() for v in (parts.total, parts.seg, parts.loc, parts.diff, parts.msd)])
+    return LossParts(*mean_over_ranks(values).unbind())
 
 
 def averaged(network: LSANet, average: Average | None) -> LSANet:

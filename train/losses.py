@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.model import Outputs
+from train.ranks import total_over_ranks
 
 SMOOTH = 1.0
 """Pixels added to both sides of the soft Dice, so that an empty mask predicted empty costs nothing."""
@@ -56,6 +57,14 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     return (2 * both + SMOOTH) / (probability.sum(1) + target.sum(1) + SMOOTH)
 
 
+def whole_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice over all pixels of the batch together, the shares of other processes included: a scalar."""
+    probability, target = torch.sigmoid(logits.float()), target.float()
+    sums = torch.stack([(probability * target).sum(), probability.sum(), target.sum()])
+    both, found, true = total_over_ranks(sums).unbind()
+    return (2 * both + SMOOTH) / (found + true + SMOOTH)
+
+
 def mask_loss(logits: Tensor, target: Tensor, bce_share: float = 0.5, batch_dice: float = 0.0) -> Tensor:
     """``bce_share`` x BCE + (1 - soft Dice), per image, averaged over the batch: a scalar.
 
@@ -66,8 +75,7 @@ def mask_loss(logits: Tensor, target: Tensor, bce_share: float = 0.5, batch_dice
     bce = functional.binary_cross_entropy_with_logits(logits.float(), target.float())
     dice = soft_dice(logits, target).mean()
     if batch_dice:
-        whole = soft_dice(logits.reshape(1, -1), target.reshape(1, -1)).mean()
-        dice = (1 - batch_dice) * dice + batch_dice * whole
+        dice = (1 - batch_dice) * dice + batch_dice * whole_dice(logits, target)
     return bce_share * bce + 1 - dice
 
 

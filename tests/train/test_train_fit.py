@@ -23,8 +23,8 @@ from train.ablate import LOSSES, MODULES, ablate, row
 from train.checkpoint import load, load_network
 from train.config import AugmentConfig, recipe
 from train.data import load_items, make_batch
-from train.fit import Average, fit, learning_rate, make_optimiser
-from train.losses import location_target, total_loss
+from train.fit import Average, fit, learning_rate, make_fabric, make_optimiser, validate
+from train.losses import LossConfig, location_target, total_loss
 from train.model import LSANet, ModelConfig
 
 
@@ -88,25 +88,72 @@ def test_training_begins_with_given_weights(plain_set: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network(plain_set: Path, tmp_path: Path) -> None:
-    """torchrun with two processes (DDP over gloo) trains, writes one checkpoint and prints one result."""
+def test_two_processes_learn_as_one(plain_set: Path, tmp_path: Path) -> None:
+    """torchrun with two processes (gloo, CPU): the loss curve, the validation figures and the weights are those of
+    one process with the same global batch; one checkpoint, one result line.
+
+    By SGD: AdamW's first steps divide each gradient by its own size, so that rounding alone parts two runs.
+    """
+    config = small(epochs=2, loss=LossConfig(bce_share=1.0, batch_dice=0.5), ema=0.0, optimiser="sgd")
+    one = fit(config, plain_set, tmp_path / "one")
+    told = two_processes(plain_set, tmp_path / "two", tmp_path / "out.txt")
+    assert told.count("best validation IoU") == 1
+    two = load(tmp_path / "two/last.pt")
+    assert two["progress"]["step"] == one.step == 10
+    for a, b in zip(one.history, two["progress"]["history"], strict=True):
+        for name in ("total", "seg", "loc", "diff", "msd", "iou", "dice", "escapes", "overkill"):
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-4), name
+    alone = load(tmp_path / "one/last.pt")["model"]
+    for name, value in alone.items():
+        if name.endswith(("running_mean", "running_var")):
+            assert torch.allclose(two["model"][name], value, rtol=1e-2, atol=1e-2), name
+
+
+def two_processes(data: Path, out: Path, log: Path) -> str:
+    """``fit`` with the recipe of ``small``, two epochs, under torchrun; what was printed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train"]
-    command += ["fit", "--data", str(plain_set), "--layout", "folder", "--out", str(tmp_path), "--recipe", "fast"]
-    command += ["--width", "4", "--batch", "4", "--epochs", "1", "--precision", "f32", "--threads", "1"]
+    command += ["fit", "--data", str(data), "--layout", "folder", "--out", str(out), "--recipe", "fast"]
+    command += ["--width", "4", "--batch", "4", "--epochs", "2", "--precision", "f32", "--threads", "1"]
+    command += ["--ema", "0", "--optimiser", "sgd"]
+    for setting in ("size=64", "warmup_steps=2", "loss.bce_share=1", "loss.batch_dice=0.5"):
+        command += ["--set", setting]
     root = Path(__file__).resolve().parents[2]
-    with (tmp_path / "out.txt").open("w") as out:
-        group = subprocess.Popen(
-            [*command, "--set", "size=64"], cwd=root, stdout=out, stderr=out, start_new_session=True
-        )
+    with log.open("w") as file:
+        group = subprocess.Popen(command, cwd=root, stdout=file, stderr=file, start_new_session=True)
         try:
-            code = group.wait(timeout=100)
+            code = group.wait(timeout=200)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group.pid, signal.SIGKILL)  # the workers too, or they would outlive a failed test
-    told = (tmp_path / "out.txt").read_text()
+    told = log.read_text()
     assert code == 0, told
-    assert told.count("best validation IoU") == 1
-    assert load(tmp_path / "last.pt")["progress"]["epoch"] == 1
+    return told
+
+
+def test_validation_counts_the_whole_side(plain_set: Path) -> None:
+    """IoU is a quotient of sums over all images, not a mean over batches: the same whatever the batches hold."""
+    items = load_items(plain_set, "folder", 64)
+    uneven = [*[i for i in items if i.defective][:9], *[i for i in items if not i.defective][:10]]  # batches of 16, 3
+    torch.manual_seed(1)
+    network = LSANet(ModelConfig(4)).eval()
+    with torch.no_grad():
+        network.out.bias.fill_(
+            float(-network(make_batch([(i.image, i.mask) for i in uneven], 0.5, 0.25).image)[0].mean())
+        )
+    config = small()
+    told = validate(network, uneven, config, make_fabric(config))
+    batch = make_batch([(i.image, i.mask) for i in uneven], config.mean, config.std)
+    with torch.no_grad():
+        found = network(batch.image).logits > 0
+    mask = batch.mask > 0
+    inter, union = (found & mask).flatten(1).sum(1).double(), (found | mask).flatten(1).sum(1).double()
+    assert told["iou"] == pytest.approx(float(inter.sum() / union.sum()), rel=1e-3)
+    halves = [float(inter[part].sum() / union[part].sum()) for part in (slice(0, 16), slice(16, 19))]
+    assert abs(sum(halves) / 2 - told["iou"]) > 0.01  # a mean of means would be something else here
+    dice = torch.where(union > 0, 2 * inter / (inter + union).clamp(min=1), 0.0)
+    assert told["dice"] == pytest.approx(float(dice.mean()), rel=1e-3)
+    assert told["escapes"] == pytest.approx(float((~found[:9].flatten(1).any(1)).double().mean()))
+    assert told["overkill"] == pytest.approx(float(found[9:].flatten(1).any(1).double().mean()))
 
 
 def test_time_limit_is_for_one_process(plain_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
