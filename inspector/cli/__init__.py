@@ -10,7 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from inspector import __version__
-from inspector.cli import calibrate, drill, engines, install, ledger, line, page, replay, requalify, review, service, shadow
+from inspector.cli import (
+    calibrate,
+    drill,
+    engines,
+    install,
+    ledger,
+    line,
+    page,
+    replay,
+    requalify,
+    review,
+    service,
+    shadow,
+)
 from inspector.cli.common import EPILOG, Commands
 from inspector.errors import InspectorError
 

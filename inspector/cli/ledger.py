@@ -228,7 +228,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _export_reviewed(arguments: argparse.Namespace) -> int:
     from inspector.review.export import export_reviewed
-    from inspector.review.room import FILE
+    from inspector.review.room import FILE, path_of
 
     others = ("csv", "parquet", "since", "until", "verdict", "reason", "part", "epoch")
     if arguments.images is None or any(getattr(arguments, name) is not None for name in others):
@@ -237,10 +237,11 @@ def _export_reviewed(arguments: argparse.Namespace) -> int:
             expected="--images DIR and no filter",
             do="Filter sources.csv.",
         )
-    place: Path = arguments.state_dir or load(arguments).settings.station.state_dir
-    if not (place / FILE).is_file():
-        raise ConfigError(f"nothing was judged in {place}", expected=FILE, do="Judge parts with `inspector page`.")
-    done = export_reviewed(place / FILE, arguments.images, grouping=arguments.group_by, url=arguments.image_url)
+    chosen: Path | None = arguments.state_dir
+    path = path_of(load(arguments).settings) if chosen is None else chosen / FILE
+    if not path.is_file():
+        raise ConfigError("nothing was judged yet", expected=f"a file {path}", do="Judge parts with `inspector page`.")
+    done = export_reviewed(path, arguments.images, grouping=arguments.group_by, url=arguments.image_url)
     told = {"reviewed": {"folder": str(arguments.images), **asdict(done)}}
     if arguments.json:
         print_json(told)

@@ -58,13 +58,14 @@ def _show_options(sub: argparse.ArgumentParser) -> None:
 
 def _where(arguments: argparse.Namespace) -> tuple[Settings, Path]:
     """The station's settings, with the state directory that was named, and the reviews' file."""
-    from inspector.review.room import FILE
+    from inspector.review.room import FILE, path_of
 
     settings = load(arguments).settings
+    path: Path = arguments.reviews or path_of(settings)
     if arguments.state_dir is not None:
         station = settings.station.model_copy(update={"state_dir": arguments.state_dir})
         settings = settings.model_copy(update={"station": station})
-    path = arguments.reviews or settings.station.state_dir / FILE
+        path = arguments.reviews or arguments.state_dir / FILE
     if not path.is_file():
         raise ConfigError(
             "nothing was judged yet",

@@ -44,11 +44,12 @@ class Report:
 
 
 def open_room(settings: Settings, clock: Clock, path: Path | None = None) -> Room:
-    """Open the store and an empty queue (``refresh`` fills it). ``path``: the file, default ``reviews.db`` in the
-    station's state directory. Raises EngineError (no bundle), LedgerError.
+    """Open the store and an empty queue (``refresh`` fills it). ``path``: the file, default ``path_of(settings)``.
+
+    Raises EngineError (no bundle), LedgerError.
     """
     store = ReviewStore(
-        path or settings.station.state_dir / FILE, sources=read_sources(settings), plan=read_plan(settings), clock=clock
+        path or path_of(settings), sources=read_sources(settings), plan=read_plan(settings), clock=clock
     )
     store.open()
     return Room(store, Queue(store, clock))
@@ -75,6 +76,11 @@ def report(
     meant = scope.of(reviews)
     learned = learn(meant, population.parts(scope), settings.review.confidence)
     return Report(scope, len(meant), learned, stand(learned.cells, read_promise(settings)))
+
+
+def path_of(settings: Settings) -> Path:
+    """Where the reviews are: beside the page's own files, or in the station's state directory."""
+    return (settings.page.state_dir or settings.station.state_dir) / FILE
 
 
 def read_sources(settings: Settings) -> Sources:
