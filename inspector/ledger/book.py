@@ -20,7 +20,7 @@ from inspector.errors import LedgerError
 from inspector.ledger import restart, schema
 from inspector.ledger.counts import BookStatistics, Durations, Numbers
 from inspector.ledger.marks import Marks, MarksFile, read_marks
-from inspector.ledger.opening import Ballast, Examined, examine, lock, set_aside, suffixed
+from inspector.ledger.opening import Ballast, Examined, cannot_open, examine, lock, set_aside, suffixed
 from inspector.ledger.restart import Recovery
 from inspector.ledger.rows import GENESIS, Note, Override, Row, note_cells
 from inspector.ledger.transaction import Batch, commit, prepare, refusal
@@ -88,7 +88,7 @@ class Book:
             raise self._refusal(error) from error
         except OSError as error:
             self._release()
-            raise LedgerError(f"cannot open the ledger {self.path}", found=error.strerror or str(error)) from error
+            raise cannot_open(self.path, error) from error
         except BaseException:
             self._release()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from inspector.errors import LedgerError
+from inspector.errors import LedgerError, LedgerFullError
 from inspector.ledger import schema
 from inspector.ledger.rows import GENESIS
 
@@ -41,9 +42,7 @@ def lock(path: Path) -> int:
     try:
         descriptor = os.open(suffixed(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise LedgerError(
-            f"cannot open the ledger {path}", expected="a writable directory", found=error.strerror or str(error)
-        ) from error
+        raise cannot_open(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -144,9 +143,18 @@ class Ballast:
         return True
 
 
+def cannot_open(path: Path, error: OSError) -> LedgerError:
+    """What the system said, in our words."""
+    found = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LedgerFullError(f"the disk is full: the ledger {path} cannot be opened", found=found, do="Make room.")
+    expected = "a writable directory as station.state_dir"
+    return LedgerError(f"cannot open the ledger {path}", expected=expected, found=found)
+
+
 def _held(path: Path) -> LedgerError:
     return LedgerError(
         f"the ledger {path} is in use by another process",
         expected="one daemon for one ledger",
-        do="Stop the other one, or name another file in ledger.path.",
+        do="Stop the other one, or give this station a station.state_dir of its own.",
     )

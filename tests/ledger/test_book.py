@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ledger_parts import Kill, Make, Open
 
 from inspector.clock import PushedClock
+from inspector.drill.disk import Filler, mount_small_disk, unmount
 from inspector.errors import LedgerError
 from inspector.frame import Reason, Receipt, Verdict
 from inspector.ledger import schema
@@ -597,3 +598,30 @@ def test_a_copy_of_the_closed_file_is_a_whole_ledger(open_book: Open, path: Path
     copy = tmp_path / "copy.db"
     shutil.copyfile(path, copy)
     assert [record.settled for record in show(copy)] == [part(1, 1)]
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_with_what_to_do(path: Path, clock: PushedClock) -> None:
+    """At three in the morning the line says what is wrong and what helps; with room again it opens."""
+    folder = path.parent / "small"
+    if not mount_small_disk(folder, size_mb=2):
+        pytest.skip("a small disk cannot be mounted here")
+    filler = Filler(folder)
+    try:
+        for free_bytes in (0, 4096, 20_000):
+            filler.leave(free_bytes)
+            with pytest.raises(LedgerError) as caught:
+                Book(folder / "ledger.db", clock=clock, ballast_bytes=0).open()
+            assert caught.value.full and "Make room" in str(caught.value)
+            filler.gone()
+        book = Book(folder / "ledger.db", clock=clock, ballast_bytes=0)
+        book.open()
+        book.close()
+    finally:
+        unmount(folder)
+
+
+def test_a_state_directory_that_is_none_is_told(path: Path, clock: PushedClock) -> None:
+    """A file where the directory should be; the message names the key of the configuration."""
+    path.parent.joinpath("file").write_text("x")
+    with pytest.raises(LedgerError, match="state_dir"):
+        Book(path.parent / "file" / "ledger.db", clock=clock).open()
