@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inspector.frame import Hashes, Verdict
@@ -93,6 +93,18 @@ class Population:
         """Parts decided as the last one was, or all, of the days that can be counted: a review of a part whose row has
         left the ledger by age has nothing that it could be a share of."""
         return Scope(None if everything else self._newest, self._first_day)
+
+    def reviews(self, scope: Scope, reviews: Iterable[Review]) -> list[Review]:
+        """Those in scope, each in the stratum that the plan puts it into now, as the parts are counted.
+
+        Where the border was moved, the stratum holds more of the high scores than its share: an escape rate too high.
+        """
+        return [
+            each
+            if each.stratum is Stratum.PICKED
+            else replace(each, stratum=self._plan.stratum(each.machine_verdict, each.machine_score))
+            for each in scope.of(reviews)
+        ]
 
     def newest_hashes(self) -> Hashes:
         """What the last part was decided with."""

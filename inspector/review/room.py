@@ -73,7 +73,7 @@ def report(
     ``population`` must be fresh (``refresh``). Raises EngineError (no bundle).
     """
     scope = population.scope(everything=everything)
-    meant = scope.of(reviews)
+    meant = population.reviews(scope, reviews)
     learned = learn(meant, population.parts(scope), settings.review.confidence)
     return Report(scope, len(meant), learned, stand(learned.cells, read_promise(settings)))
 

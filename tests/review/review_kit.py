@@ -11,6 +11,7 @@ import numpy as np
 from inspector.clock import PushedClock
 from inspector.frame import Answer, Defect, Evidence, Hashes, Reason, Settled, Shape, Verdict
 from inspector.ledger.book import Book
+from inspector.ledger.retention import Retention
 from inspector.ledger.store import Policy, Store
 from inspector.review import masks
 from inspector.review.plan import Plan
@@ -28,7 +29,7 @@ class Station:
     """A ledger and an image store with a few parts, as the line would leave them."""
 
     def __init__(self, state: Path, clock: PushedClock) -> None:
-        self.state, self.reviews = state, state / "reviews.db"
+        self.state, self.reviews, self.clock = state, state / "reviews.db", clock
         self.sources = Sources("test", state / "ledger.db", state / "images")
         self.plan = Plan(threshold=0.65, every_pass=1, second_rate=0.0)
         self.book = Book(state / "ledger.db", clock=clock, ballast_bytes=0)
@@ -48,6 +49,16 @@ class Station:
         for each in parts:
             assert self.store.offer(each) or each.evidence.image is None
             self.store.step(0)
+
+    def retire(self, keep_days: float) -> None:
+        """Have old rows leave the ledger, as the daemon does."""
+        gone = Retention(self.book, keep_days=keep_days, keep_copy=True, clock=self.clock)
+        while gone.copy():
+            pass
+        for _ in range(100):
+            self.clock.push(1_000_000_000)
+            gone.remove()
+        gone.close()
 
     def key(self, sequence: int) -> PartKey:
         return PartKey("test", 1, sequence)

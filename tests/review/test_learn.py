@@ -29,6 +29,7 @@ from inspector.review.plan import DAY_NS, Plan
 from inspector.review.population import Population, Scope
 from inspector.review.records import Opinion, Stratum
 from inspector.review.standing import Promise, State, stand
+from inspector.review.verify import verify
 
 GOOD, DEFECT, UNSURE = Opinion.GOOD, Opinion.DEFECT, Opinion.CANNOT_TELL
 FAIL, BORDERLINE, PASS = Stratum.FAIL, Stratum.BORDERLINE, Stratum.PASS
@@ -280,6 +281,40 @@ def test_reviews_of_another_engine_are_out_of_scope(open_store: Open, station: S
     others = [in_strata(review, link=next(links), engine="x"), in_strata(review, link=next(links), settings="y")]
     assert Scope(HASHES).of([review, *others]) == [review]
     assert len(Scope().of([review, *others])) == 3
+
+
+def test_a_moved_border_moves_reviews_and_parts_alike(open_store: Open, station: Station) -> None:
+    """n and N of a stratum are always counted by the same plan, whatever was planned when the part was judged."""
+    store = open_store()
+    for sequence in (1, 6, 8):
+        judge(store, station.key(sequence), GOOD)
+    judge(store, station.key(7), GOOD, blind=False)
+    moved = Population(station.sources.ledger, Plan(threshold=0.9, every_pass=1))
+    moved.refresh()
+    scope = moved.scope()
+    made = count(moved.reviews(scope, store.reviews()), moved.parts(scope))
+    assert made[BORDERLINE] == NONE and made[PASS] == Cell(7, 0, 2, 0) and made[FAIL] == Cell(4, 0, 1, 0)
+
+
+def test_parts_that_left_the_ledger_by_age_are_out_of_scope(
+    open_store: Open, station: Station, clock: PushedClock
+) -> None:
+    """Reviews whose N is gone are not weighed as if they were all there is; verify does not miss their answers."""
+    store = open_store()
+    judge(store, station.key(1), DEFECT)
+    day_ns = 1_700_000_000_000_000_000 + 2 * DAY_NS
+    station.add([part(n, Verdict.FAIL, wall_ns=day_ns + n) for n in range(13, 16)])
+    judge(store, station.key(14), DEFECT)
+    clock.push(7 * DAY_NS // 2)
+    station.retire(keep_days=2)
+    counted = Population(station.sources.ledger, station.plan)
+    counted.refresh()
+    scope = counted.scope()
+    assert sum(counted.parts(Scope()).values()) == 3
+    assert scope.first_day == day_ns // DAY_NS + 1  # of the oldest day a part may have left
+    assert counted.reviews(scope, store.reviews()) == []
+    store.close()
+    assert verify(station.reviews, station.sources.ledger).ok
 
 
 def test_the_plan_and_the_population_draw_the_same_line() -> None:
