@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from inspector.engine.bundle import Bundle, write_bundle
+from inspector.shadow.keeper import Shadow
 from tests.station_kit import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
@@ -44,3 +48,17 @@ def images(count: int, seed: int = 0) -> np.ndarray:
     """n x H x W uint8 of the networks' size: noise with blobs and lines."""
     found: np.ndarray = networks.images(count, SIZE, seed=seed)
     return found
+
+
+@contextmanager
+def eager_shadow() -> Iterator[None]:
+    """Shadows run at ordinary priority: on a loaded machine an idle process may not get on for minutes."""
+    start = Shadow.start
+
+    def eager(self: Shadow) -> None:
+        self.at_idle_priority = False
+        start(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shadow, "start", eager)
+        yield

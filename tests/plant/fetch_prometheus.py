@@ -32,7 +32,8 @@ def main() -> int:
         return 1
     PLACE.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=PLACE.parent) as scratch:
-        got = subprocess.run(["apt-get", "download", "prometheus"], cwd=scratch, capture_output=True, text=True)
+        fetch = ["apt-get", "download", "prometheus"]
+        got = subprocess.run(fetch, cwd=scratch, capture_output=True, text=True, check=False)
         found = sorted(Path(scratch).glob("prometheus_*.deb"))
         if got.returncode or not found:
             why = (got.stderr.strip().splitlines() or ["no package came"])[-1]

@@ -37,7 +37,7 @@ from inspector.shadow.life import Life, ShadowLostError
 from inspector.shadow.process import Bench
 from inspector.shadow.records import FLIPS, Change, Job, Live, Outcome, change, comparable
 from tests.station_kit import ROOT, Running, Wrapped, running, settings
-from tests.tiny_bundles import bundle, images
+from tests.tiny_bundles import bundle, eager_shadow, images
 
 PARTS = 24
 PATIENCE_S = 60
@@ -102,18 +102,10 @@ def stage(folder: Path, live: Path, shadow: Path | str | None, **more: Any) -> I
         sent_ns[one.answer.sequence] = SystemClock().now_ns()
 
     hooks = {"wrap_camera": lambda _: camera, "wrap_engine": wrap, "on_settled": settled}
-    start = Shadow.start
-
-    def eager(self: Shadow) -> None:
-        self.at_idle_priority = False
-        start(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Shadow, "start", eager)
-        with running(wanted, config_path=config_path, **hooks) as seen:
-            made = Stage(seen, camera, sent_ns)
-            made.shadow.on_compared = made.compared
-            yield made
+    with eager_shadow(), running(wanted, config_path=config_path, **hooks) as seen:
+        made = Stage(seen, camera, sent_ns)
+        made.shadow.on_compared = made.compared
+        yield made
 
 
 # -- against a plain replay --------------------------------------------------------------------------------------------
