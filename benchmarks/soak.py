@@ -3,8 +3,10 @@
 A real station (camera thread, sockets, ledger, image store) in this process, the reference controller in another.
 A part is let in when fewer than ``--window`` are on their way, so that nothing is dropped and the line runs as fast
 as it can; ``--rate`` runs it on a schedule instead. The parts follow a warm-up, in which bounded memories fill (the
-link remembers its last 8192 answers, SQLite its page cache); growth counts from its end.
-Prints one JSON object; exit code 1 where parts were lost or the process grew.
+link remembers its last 8192 answers, SQLite its page cache); growth counts from its end. On two quiet cores a million
+parts take about 22 minutes; ``--minutes`` ends the run earlier and judges the parts that were.
+Prints one JSON object; exit code 1 where parts were lost, the process grew, or its slowest answers became slower.
+``--plant`` breaks the line on purpose, to see the run fail.
 
     python benchmarks/soak.py --parts 1000000
     python benchmarks/soak.py --parts 20000 --growth-mb 2
@@ -78,6 +80,12 @@ class Gate:
             self._left += parts
             self._moved.notify()
 
+    def ends(self) -> bool:
+        """Let no further part in."""
+        with self._moved:
+            self._left = 0
+        return True
+
     def left(self, _: object) -> None:
         """A part was answered."""
         with self._moved:
@@ -105,8 +113,9 @@ class Gate:
 class Trivial:
     """Finds nothing, and in every ``fail_every``-th part a square, so that defects and images are made too."""
 
-    def __init__(self, engine: Engine, fail_every: int) -> None:
+    def __init__(self, engine: Engine, fail_every: int, plant: str = "") -> None:
         self._engine, self._fail_every, self._count = engine, fail_every, 0
+        self._plant, self._leaked = plant, list[Any]()
 
     @property
     def info(self) -> EngineInfo:
@@ -114,16 +123,28 @@ class Trivial:
 
     def infer(self, batch: FloatMap) -> FloatMap:
         self._count += 1
+        if self._plant:
+            self._break()
         out = np.zeros_like(batch)
         if self._fail_every and self._count % self._fail_every == 0:
             out[0, 0, 100:120, 100:120] = 0.9
         return out
 
+    def _break(self) -> None:
+        if self._plant == "memory":
+            self._leaked.append(b"x" * 2000 + bytes(self._count % 7))
+        elif self._plant == "descriptors" and self._count % 1000 == 0:
+            self._leaked.append(os.open("/dev/null", os.O_RDONLY))
+        elif self._plant == "threads" and self._count % 1000 == 0:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        elif self._plant == "slower" and self._count % 200 == 0:
+            time.sleep(self._count * 2e-6)
+
     def close(self) -> None:
         self._engine.close()
 
 
-def control(endpoint: str, pipe: Connection, parts: int) -> None:
+def control(endpoint: str, pipe: Connection) -> None:
     """The controller's process: acknowledges until the pipe is used, then tells what it heard."""
     latency_ms = array("d")
 
@@ -142,7 +163,7 @@ def control(endpoint: str, pipe: Connection, parts: int) -> None:
 
     controller.run(until=enough)
     counts = controller.statistics()
-    tenth = max(1, parts // 10)
+    tenth = max(1, len(latency_ms) // 10)
     tenths = [percentiles(latency_ms[start : start + tenth]).to_json() for start in range(0, 10 * tenth, tenth)]
     pipe.send(
         {
@@ -201,12 +222,13 @@ class Soak:
         self._trace, self._warm_up = options.trace, options.warm_up
         self._before: tracemalloc.Snapshot | None = None
         self._window = 0 if options.rate else options.window
+        self._most_s = options.minutes * 60.0
         self._ready = threading.Event()
         self._spawn = multiprocessing.get_context("spawn")
         self.pipe, self._theirs = self._spawn.Pipe()
         hooks = Hooks(
             wrap_camera=self._gated,
-            wrap_engine=lambda engine: Trivial(engine, options.fail_every),
+            wrap_engine=lambda engine: Trivial(engine, options.fail_every, options.plant),
             on_linked=self._connect,
             on_ready=self._ready.set,
         )
@@ -222,7 +244,7 @@ class Soak:
         link = self.station.rooms.link
         assert self.gate is not None
         self.gate.unacknowledged = lambda: link.unacknowledged
-        process = self._spawn.Process(target=control, args=(self.station.endpoint, self._theirs, self.parts))
+        process = self._spawn.Process(target=control, args=(self.station.endpoint, self._theirs))
         process.start()
         self._controller = process
 
@@ -240,6 +262,7 @@ class Soak:
             self.pipe.recv()  # the controller hears the daemon
             self.gate.admit(self.parts)
             self._watch()
+            self.parts = min(self.parts, self.station.line.docket.statistics().opened)
         self.pipe.send("enough")
         heard: dict[str, Any] = self.pipe.recv()
         self.station.stop("soak done")
@@ -250,9 +273,13 @@ class Soak:
     def _watch(self) -> None:
         """Sample the process about 200 times, and last when every answer has been acknowledged."""
         link, step = self.station.rooms.link, max(1, self.parts // 200)
-        last, moved_s = 0, time.monotonic()
+        assert self.gate is not None
+        last, began_s = 0, time.monotonic()
+        moved_s = began_s
         while last < self.parts and not self.station.latch.wait(0.02):
             count = link.statistics().acknowledged
+            if self._most_s and time.monotonic() - began_s > self._most_s and self.gate.ends():
+                self.parts = self.station.line.docket.statistics().opened
             if count != last:
                 moved_s = time.monotonic()
             elif time.monotonic() - moved_s > STALLED_S:
@@ -295,11 +322,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=int, default=1_000_000, help="parts after the warm-up")
     parser.add_argument("--warm-up", type=int, default=10_000, help="parts before they count")
-    parser.add_argument("--window", type=int, default=2, help="parts on their way at once; up to 8")
+    parser.add_argument("--window", type=int, default=6, help="parts on their way at once; up to 8")
     parser.add_argument("--rate", type=float, default=0.0, help="parts per second instead of a window")
     parser.add_argument("--fail-every", type=int, default=500, help="every so many-th part fails; 0 = none")
     parser.add_argument("--calibration", type=Path, help="locate the part, too")
     parser.add_argument("--growth-mb", type=float, default=5.0, help="RSS may grow by so much after the warm-up")
+    parser.add_argument("--minutes", type=float, default=0.0, help="end after so long; 0 = run all parts")
+    parser.add_argument("--drift", type=float, default=1.5, help="p99.9 of the last tenth against the first, at most")
+    parser.add_argument("--plant", choices=("memory", "descriptors", "threads", "slower"), default="")
     parser.add_argument("--trace", action="store_true", help="tell which lines hold more memory than after the warm-up")
     parser.add_argument("--folder", type=Path, help="where the ledger goes; it takes about 1 kB a part")
     options = parser.parse_args()
@@ -315,8 +345,10 @@ def main() -> int:
     counts = [figures["triggered"], figures["answered"], figures["acknowledged"], heard["received"], report.rows]
     grown = growth(soak.samples, options.warm_up) if soak.samples else {}
     tenths = heard.pop("tenths")
+    drift = tenths[-1]["p999"] / tenths[0]["p999"] if tenths[0]["p999"] else 1.0
     result = {
-        "parts": options.parts,
+        "parts": soak.parts - options.warm_up,
+        "parts_wanted": options.parts,
         "warm_up": options.warm_up,
         **{name: figures[name] for name in ("triggered", "answered", "acknowledged", "pass", "fail", "invalid")},
         "reasons": figures["reasons"],
@@ -330,6 +362,8 @@ def main() -> int:
         "garbage_objects": soak.garbage,
         "after_stop": {"rss_mb": round(after.rss_mb, 2), "threads": after.threads, "fds": after.fds},
         "p999_ms": {"first_tenth": tenths[0]["p999"], "last_tenth": tenths[-1]["p999"]},
+        "p999_drift": round(drift, 3),
+        "load_1min": round(os.getloadavg()[0], 1),
         "tenths_ms": {key: [tenth[key] for tenth in tenths] for key in ("p50", "p99", "p999", "max")},
         "seconds": round(seconds, 1),
         "parts_per_s": round(soak.parts / seconds, 1),
@@ -342,6 +376,7 @@ def main() -> int:
         *(["the ledger does not verify"] if not report.ok else []),
         *(["memory"] if not grown or grown["rss_growth_mb"] > options.growth_mb else []),
         *(["threads"] if not grown or grown["threads"]["end"] > grown["threads"]["warm"] else []),
+        *(["p99.9 drifts"] if drift > options.drift else []),
         *(["descriptors"] if not grown or grown["fds"]["end"] > grown["fds"]["warm"] else []),
     ]
     print(json.dumps(result | {"faults": faults}))
