@@ -61,7 +61,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The file's bytes."""
-        return (json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n").encode()
+        told = {"format": FORMAT, **asdict(self)}
+        shards = ",\n  ".join(json.dumps(shard, sort_keys=True) for shard in told.pop("shards"))
+        head = json.dumps(told, sort_keys=True)
+        return f'{head[:-1]},\n "shards": [\n  {shards}\n]}}\n'.encode()
 
 
 def manifest_name(station: str) -> str:

@@ -104,7 +104,9 @@ class _Export:
             if not page.records:
                 break
             self._shard(page)
-            self._save()
+            # Now and then: a long manifest after every shard would cost more than the shards.
+            if done.shards % (1 + len(manifest.shards) // 32) == 0:
+                self._save()
             on_shard(done)
         self._save()
         done.shards_in_all = len(manifest.shards)

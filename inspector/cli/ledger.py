@@ -13,6 +13,7 @@ from inspector.cli.common import Commands, config_option, json_option, load, pos
 from inspector.errors import ConfigError
 
 if TYPE_CHECKING:
+    from inspector.archive.place import Place
     from inspector.ledger.audit import Filter, Record
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -173,6 +174,7 @@ def _export_options(sub: argparse.ArgumentParser) -> None:
         help="the same as one file; or into an archive of many stations, adding what is new (docs/requalify.md)",
     )
     sub.add_argument("--station", metavar="NAME", help="archive: the station's name (default: the configuration's)")
+    sub.add_argument("--reviews", type=Path, metavar="FILE", help="archive: default reviews.db beside the ledger")
     sub.add_argument("--shard-parts", type=positive, default=2000, metavar="N", help="archive: parts in one shard")
     sub.add_argument("--images", type=Path, metavar="DIR", help="images and masks as `python -m train` reads them")
     sub.add_argument(
@@ -270,7 +272,27 @@ def _to_archive(arguments: argparse.Namespace, state_dir: Path) -> dict[str, Any
         since_ns=_when(arguments.since),
         shard_rows=arguments.shard_parts,
     )
-    return {"archive": place.url, **asdict(done)}
+    return {"archive": place.url, **asdict(done), "reviews": _reviews_to_archive(arguments, state_dir, place, name)}
+
+
+def _reviews_to_archive(arguments: argparse.Namespace, state_dir: Path, place: Place, station: str) -> int:
+    """All opinions anew, each time: they are few, and come long after the part. Returns how many."""
+    from inspector.archive.opinions import write_reviews
+    from inspector.review.store import read_reviews
+
+    path = arguments.reviews or state_dir / "reviews.db"
+    if not path.is_file():
+        if arguments.reviews is not None:
+            raise ConfigError(f"no reviews at {path}", do="Name the file that `inspector review` writes.")
+        return 0
+    rows = (
+        {name: getattr(one, name) for name in ("reviewer", "note", "decided_at_ns", "blind", "probability", "engine")}
+        | {"picture_sha256": one.picture_sha256, "mask_sha256": one.mask_sha256}
+        | {"station": station, "epoch": one.key.epoch, "sequence": one.key.sequence}
+        | {"opinion": one.opinion.value, "stratum": one.stratum.value, "machine_verdict": one.machine_verdict.value}
+        for one in read_reviews(path)
+    )
+    return write_reviews(place, station, rows)
 
 
 # -- verify ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ alone. An actor that dies costs its shard; a driver that dies costs nothing but 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from inspector.requalify.plan import EngineChoice, Task
 from inspector.requalify.worker import Outcome, Worker
 
 LOCAL = "local"
+_STORE_BYTES = 256 << 20
+"""Of a cluster that is started here: it holds the bundles and nothing else."""
 Files = dict[str, bytes]
 Bundles = dict[str, Files]
 """By the bundle's path at the driver."""
@@ -34,9 +37,11 @@ class RayFleet:
         self._ray = ray = library("ray")
         self._ours = not ray.is_initialized()
         if self._ours:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # plants have no way out, and nothing to tell
             where: dict[str, Any] = {"address": address}
             if address == LOCAL:
                 where = {"num_cpus": workers or physical_cores(), "include_dashboard": False}
+                where["object_store_memory"] = _STORE_BYTES
             try:
                 ray.init(**where, log_to_driver=False, logging_level="ERROR")
             except (ConnectionError, ValueError, RuntimeError) as error:
