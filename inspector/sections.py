@@ -130,6 +130,8 @@ class LinkSettings(Section):
     """A frame may come so long before its announcement."""
     heartbeat_ms: Positive = 200.0
     resend_ms: Positive = 50.0
+    priority: Annotated[int, Field(ge=0, le=40)] = 0
+    """SCHED_FIFO priority that the answering thread takes for itself; 0 = none. Needs the right to it."""
     keys_dir: Path | None = None
     """CURVE keys; none = plaintext, allowed on loopback only."""
     allow_plaintext: bool = False

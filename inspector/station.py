@@ -29,7 +29,7 @@ from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingred
 from inspector.rooms import MS, Rooms, fit_out, keep_recipe
 from inspector.seat import Seat
 from inspector.vitals import Vitals
-from inspector.watch import Rekeying, Watch
+from inspector.watch import Rekeying, Watch, take_priority
 
 CHECKPOINT_BYTES = 4 << 20
 """WAL size from which the sync thread copies it into the file; a commit never does."""
@@ -190,6 +190,7 @@ class Station:
         self.hooks.on_ready()
 
     def _open_link(self) -> None:
+        take_priority("answer", self.settings.link.priority, self.log)
         self.rooms.link.open()
         self.endpoint = self.rooms.link.endpoint
         for note in self.rooms.book.notes:

@@ -10,6 +10,8 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from inspector.flow import Latch
 from inspector.frame import Reason, State
 from inspector.health import Notifier
 from inspector.health.metrics import COUNTERS, GAUGES
-from inspector.watch import Watch
+from inspector.watch import Watch, take_priority
 from tests.conftest import ROOT
 from tests.station_kit import Wrapped, running, settings, trivial
 
@@ -326,6 +328,25 @@ def test_the_unit_keeps_what_the_daemon_needs() -> None:
 
 
 # -- the manual --------------------------------------------------------------------------------------------------------
+
+
+def test_the_answering_thread_takes_its_priority_or_says_why_not(tmp_path: Path) -> None:
+    """One thread at SCHED_FIFO, its name in the journal; where the kernel refuses, the line runs and says so."""
+    told: list[Any] = []
+    log = SimpleNamespace(**{kind: lambda event, **facts: told.append((event, facts)) for kind in ("info", "warning")})
+
+    def try_it() -> None:
+        take_priority("answer", 7, log)
+        told.append((os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, os.sched_getparam(0).sched_priority))
+
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    thread.join()
+    (event, facts), (policy, priority) = told
+    assert facts["thread"] == "answer"
+    taken = {"real time": (os.SCHED_FIFO, 7), "no real time": (os.SCHED_OTHER, 0)}
+    assert (policy, priority) == taken[event]
+    assert os.sched_getscheduler(0) != os.SCHED_FIFO  # that thread alone
 
 
 def rows(heading: str) -> set[str]:
