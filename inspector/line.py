@@ -14,7 +14,7 @@ import numpy as np
 from inspector.camera import Camera
 from inspector.clock import Clock, sleep_s
 from inspector.conditions import Conditions
-from inspector.decision import Alarms, worst
+from inspector.decision import Alarms, Views
 from inspector.docket import Docket
 from inspector.errors import EngineError, LedgerError
 from inspector.examine import examine
@@ -22,10 +22,15 @@ from inspector.fittings import Ledger, Link, Pace, Part, Recipe, Stages
 from inspector.flow import Channel
 from inspector.frame import Answer, Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
 from inspector.ledger.book import Note, Override, Row
+from inspector.ledger.counts import ranges
 from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Refused
 
 POLL_S = 0.1
 """The longest a step waits for work, so that heartbeats stay fresh and stops are quick."""
+
+YIELD_S = 0.0003
+"""What the book rests after a commit when nothing waits: the answer gets the interpreter at once, not at its next
+switch."""
 
 
 class Line:
@@ -61,7 +66,7 @@ class Line:
         self._on_settled, self._on_event, self._on_booked, self._pause = on_settled, on_event, on_booked, pause
         self._meeting = threading.Lock()
         self._parked: dict[int, Frame | Missed] = {}
-        self._views: dict[int, list[Decision]] = {}
+        self._views = Views(pace.views)
         self._last_part = 0
         self._unwritten: list[Row] = []
         self._lost_rows: Channel[int] = Channel(65_536)
@@ -164,24 +169,11 @@ class Line:
             self.conditions.raise_fault("engine", decision.detail)
         else:
             self.conditions.clear("engine")
-        whole = self._whole_part(part.entry, decision)
+        whole = self._views.add(part.entry.sequence, decision)
         if whole is not None:
             waited = ("queue", (started_ns - part.frame.taken_ns) // 1000)
             self.settle(part.entry, whole, evidence, (waited, *stages), recipe.hashes)
         self._busy_ns = self.clock.now_ns()
-
-    def _whole_part(self, entry: Entry, decision: Decision) -> Decision | None:
-        """The decision on all views of a part: the worst; None while views are missing."""
-        if self.pace.views == 1 or decision.verdict is Verdict.INVALID:
-            self._views.pop(entry.sequence, None)
-            return decision
-        views = self._views.setdefault(entry.sequence, [])
-        views.append(decision)
-        if len(views) < self.pace.views:
-            for stale in [sequence for sequence in self._views if sequence < entry.sequence - 64]:
-                del self._views[stale]  # parts whose other views never came; the docket has answered them
-            return None
-        return worst(self._views.pop(entry.sequence))
 
     def _keep_warm(self, recipe: Recipe) -> None:
         now_ns = self.clock.now_ns()
@@ -237,33 +229,35 @@ class Line:
         for row in batch:
             if isinstance(row, Settled):
                 self.committed.offer(row)
-                self._on_booked(row)
         self.link.wake()
+        if not self.rows.statistics().waiting:
+            self._pause(YIELD_S)
 
     def _gaps(self) -> list[Row]:
         """Rows that were displaced for ever are told as gaps, so that the ledger accounts for every number."""
-        lost = sorted(self._lost_rows.take_all(0, limit=65_536))
-        ranges: list[tuple[int, int]] = []
-        for sequence in lost:
-            if ranges and sequence == ranges[-1][1] + 1:
-                ranges[-1] = (ranges[-1][0], sequence)
-            else:
-                ranges.append((sequence, sequence))
+        lost = ranges(self._lost_rows.take_all(0, limit=65_536))
         wall_ns, epoch = self.clock.wall_ns(), self.docket.epoch
-        return [Note(wall_ns, "gap", "rows displaced by newer ones", epoch, first, last) for first, last in ranges]
+        return [Note(wall_ns, "gap", "rows displaced by newer ones", epoch, first, last) for first, last in lost]
 
     # -- answer thread -------------------------------------------------------------------------------------------
 
     def answer(self) -> None:
-        """Send what is committed and what is due, take acknowledgements. Waits for nothing but the next due time."""
+        """Send what is committed and what is due, take acknowledgements. Waits for nothing but the next due time.
+
+        Whatever else an answer sets off (alarms, viewers, images, journal) begins when it has left.
+        """
         self.link.wait(self._idle_s())
-        for settled in self.committed.take_all(0):
+        booked = self.committed.take_all(0)
+        left: list[Settled] = []
+        for settled in booked:
             in_time = settled.answer.verdict is Verdict.INVALID or self.clock.now_ns() < settled.answer.due_ns
             if in_time and self.docket.claim(settled.answer.sequence):
-                self._send(settled)
+                self.link.send(settled.answer, durable=self.ledger.durable)
+                left.append(settled)
         for overdue in self.docket.overdue(self.clock.now_ns()):
             self._on_unbooked(overdue.settled.answer)  # first of all: what was told must be known after kill -9
-            self._send(overdue.settled)
+            self.link.send(overdue.settled.answer, durable=self.ledger.durable)
+            left.append(overdue.settled)
             if overdue.overrides:
                 answer = overdue.settled.answer
                 self._to_book(
@@ -271,8 +265,17 @@ class Line:
                 )
             elif not overdue.booked:
                 self._to_book(overdue.settled)
+        for settled in left:
+            self._tell(settled)
         for event in self.link.service(self.clock.now_ns()):
             self._hear(event)
+        for settled in booked:
+            self._on_booked(settled)
+
+    def hand_over(self) -> None:
+        """What was committed after the last answering step: its images are kept too. Once the threads have ended."""
+        for settled in self.committed.take_all(0, limit=8192):
+            self._on_booked(settled)
 
     def _idle_s(self) -> float:
         if self.committed.statistics().waiting:
@@ -281,8 +284,7 @@ class Line:
         now_ns = self.clock.now_ns()
         return min([POLL_S, *(max(0.0, (wake - now_ns) / 1e9) for wake in wakes)])
 
-    def _send(self, settled: Settled) -> None:
-        self.link.send(settled.answer, durable=self.ledger.durable)
+    def _tell(self, settled: Settled) -> None:
         for alarm in self.alarms.update(settled.answer.verdict):
             self.link.raise_alarm(alarm)
             self._on_event("alarm", alarm)

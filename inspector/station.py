@@ -302,7 +302,10 @@ class Station:
             self._wait_until(lambda: line.docket.unanswered == 0, 500 * MS)
             self._wait_until(lambda: link.unacknowledged == 0 or not link.statistics().connected, 300 * MS)
         self._wait_until(lambda: line.rows.statistics().waiting == 0, 200 * MS)
-        for name in ("inspect", "answer", "book", "sync", "store", "show", "tell"):
+        for name in ("inspect", "answer", "book", "sync"):
+            self._end(name)
+        line.hand_over()
+        for name in ("store", "show", "tell"):
             self._end(name)
         if any(condition.name == "ledger" for condition in self.conditions.present()):
             book.ballast.release()

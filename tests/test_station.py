@@ -27,7 +27,8 @@ def test_every_trigger_gets_exactly_one_answer(tmp_path: Path) -> None:
     seen = finish(settings(tmp_path), 300, wrap_engine=wrap(trivial))
     figures = seen.station.tally.figures()
     assert figures["triggered"] == figures["answered"] == figures["acknowledged"] == 300
-    assert [one.answer.sequence for one in seen.arrivals] == list(range(1, 301))
+    # not in order: on a busy machine a DROPPED one overtakes
+    assert sorted(one.answer.sequence for one in seen.arrivals) == list(range(1, 301))
     assert seen.controller is not None
     assert seen.controller.statistics().conflicts == 0
 

@@ -3,11 +3,13 @@
 rules.py   what a station forbids: limits, review band, zones
 blobs.py   connected regions of the thresholded map and their measures, vectorised
 judge.py   decide one view, and the worst of several
+views.py   wait for the views of a part
 alarms.py  alarms over the run of verdicts
 """
 
 from inspector.decision.alarms import Alarms
 from inspector.decision.judge import decide, worst
 from inspector.decision.rules import Limits, Rules, Zone
+from inspector.decision.views import Views
 
-__all__ = ["Alarms", "Limits", "Rules", "Zone", "decide", "worst"]
+__all__ = ["Alarms", "Limits", "Rules", "Views", "Zone", "decide", "worst"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -58,6 +59,17 @@ class Numbers:
     def contiguous(self) -> int:
         """The highest n for which 1..n are all in the set; 0 while 1 is missing."""
         return self._end_of.get(1, 0)
+
+
+def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Different whole numbers in any order -> the ranges (first, last) without a hole that they make, ascending."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
 
 
 class Durations:

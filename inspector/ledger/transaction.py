@@ -97,6 +97,11 @@ def _add_answer(connection: apsw.Connection, batch: Batch, row: Settled, seen: R
 
 def commit(connection: apsw.Connection, batch: Batch) -> None:
     """One transaction; on return the rows outlive kill -9. Raises apsw.Error with nothing written."""
+    if len(batch.cells) == 1:
+        ((table, rows),) = batch.cells.items()
+        if len(rows) == 1:  # one statement is a transaction of its own, in half the time
+            connection.execute(_INSERT[table], rows[0])
+            return
     try:
         connection.execute("BEGIN IMMEDIATE")
         for table, rows in batch.cells.items():

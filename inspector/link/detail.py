@@ -12,6 +12,7 @@ from inspector.frame import Answer, Defect, Shape
 
 MAX_DETAIL_BYTES = 60_000
 """Longest detail frame that is sent. Answers above it list fewer defects and carry the flag CUT."""
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _SHAPES = {shape.value: shape for shape in Shape}
 _INT_LIMIT = 1 << 63
 
@@ -35,7 +36,7 @@ def canonical(value: dict[str, Any]) -> bytes:
 
     Raises LinkError for NaN and infinity, which JSON has no words for."""
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return _ENCODER.encode(value).encode("ascii")
     except (ValueError, TypeError) as error:
         raise LinkError(
             "detail cannot be written", expected="finite numbers and text", found=str(error)[:80]

@@ -48,8 +48,20 @@ class Waiting:
 
 @dataclass(slots=True)
 class _Known:
-    digest: bytes
+    frames: list[bytes]
+    """As they came, while the answer waits; the digest is worked out when it is needed, not before the answer left."""
+    digest: bytes = b""
     acknowledged: bool = False
+
+    def says(self, frames: list[bytes]) -> bool:
+        """Whether these are another copy of the same answer."""
+        self.seal()
+        return self.digest == wire.content_digest(frames)
+
+    def seal(self) -> None:
+        """Keep the digest instead of the frames."""
+        if self.frames:
+            self.digest, self.frames = wire.content_digest(self.frames), []
 
 
 class Outbox:
@@ -75,9 +87,8 @@ class Outbox:
 
         None where it must not be sent: too late, known with other content, or acknowledged already."""
         key = (answer.epoch, answer.sequence)
-        digest = wire.content_digest(frames)
         known = self._known.get(key)
-        if known is not None and known.digest != digest:
+        if known is not None and not known.says(frames):
             self.conflicts += 1
             return None
         if known is not None and known.acknowledged:
@@ -88,14 +99,14 @@ class Outbox:
         if now_ns >= until_ns:
             self.withheld += 1
             return None
-        self._remember(key, digest)
+        self._remember(key, frames)
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = Waiting(key, frames, answer.due_ns, until_ns, durable, now_ns)
             self._waiting[key] = waiting
             if len(self._waiting) > self._capacity:
                 first = min(self._waiting.values(), key=lambda each: each.until_ns)
-                del self._waiting[first.key]
+                self._forget(first.key)
                 self.displaced += 1
             self.peak = max(self.peak, len(self._waiting))
         self._soonest_ns = min(self._soonest_ns, until_ns)
@@ -123,7 +134,7 @@ class Outbox:
         if now_ns < self._soonest_ns:
             return []
         for waiting in [each for each in self._waiting.values() if now_ns >= each.until_ns]:
-            del self._waiting[waiting.key]
+            self._forget(waiting.key)
             self.expired += 1
         ready, self._soonest_ns = [], NEVER_NS
         for waiting in self._waiting.values():
@@ -143,14 +154,22 @@ class Outbox:
         if known.acknowledged:
             return Told.AGAIN
         known.acknowledged = True
+        known.seal()
         return Told.NEW
 
     def next_ns(self) -> int:
         """When ``ready`` has something to do at the earliest; NEVER_NS where nothing waits."""
         return self._soonest_ns if self._waiting else NEVER_NS
 
-    def _remember(self, key: Key, digest: bytes) -> None:
+    def _forget(self, key: Key) -> None:
+        """It waits no longer; what it said is remembered without its frames."""
+        del self._waiting[key]
+        known = self._known.get(key)
+        if known is not None:
+            known.seal()
+
+    def _remember(self, key: Key, frames: list[bytes]) -> None:
         if key not in self._known:
-            self._known[key] = _Known(digest)
+            self._known[key] = _Known(frames)
             if len(self._known) > self._memory:
                 self._known.popitem(last=False)

@@ -126,7 +126,11 @@ class RouterSocket:
     def put(self, identity: bytes, frames: list[bytes]) -> Sent:
         """Hand a message to the socket without blocking."""
         try:
-            self.owned().send_multipart([identity, *frames], zmq.NOBLOCK)
+            socket = self.owned()
+            socket.send(identity, zmq.NOBLOCK | zmq.SNDMORE)
+            for frame in frames[:-1]:
+                socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE)
+            socket.send(frames[-1], zmq.NOBLOCK)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
