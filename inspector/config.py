@@ -36,8 +36,10 @@ from inspector.sections import (
     StoreSettings,
     TimingSettings,
 )
+from inspector.smallfile import read_small
 
 ENV_PREFIX = "INSPECTOR_"
+_MAX_BYTES = 1 << 20
 FAULTS_TOLD = 50
 
 
@@ -156,7 +158,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None, **over
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_small(path, _MAX_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist", do="Give a file with --config, or copy config.toml") from None
     except (OSError, UnicodeDecodeError) as error:

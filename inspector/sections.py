@@ -5,10 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+SLOWEST_HZ, FASTEST_HZ = 1e-6, 1e9
+
+
+def _rate(value: float) -> float:
+    """A schedule counts in whole nanoseconds: at 1e-320 Hz its times would have no number."""
+    if value != 0 and not SLOWEST_HZ <= value <= FASTEST_HZ:
+        raise ValueError(f"allowed: 0, or {SLOWEST_HZ:g} to {FASTEST_HZ:g}")
+    return value
+
+
+Rate = Annotated[float, AfterValidator(_rate)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Whole = Annotated[int, Field(ge=0, le=1 << 53)]
 Register = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
@@ -29,7 +40,7 @@ class StationSettings(Section):
 
 class CameraSettings(Section):
     kind: Literal["synthetic", "folder", "genicam"] = "synthetic"
-    rate_hz: NotNegative = 10.0
+    rate_hz: Rate = 10.0
     """Parts per second for synthetic and folder; 0 = as fast as possible."""
     views: Annotated[int, Field(ge=1, le=16)] = 1
     """Frames per part; the worst view decides, a missing one makes the part INVALID."""

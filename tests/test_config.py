@@ -9,6 +9,7 @@ import pytest
 
 from inspector.config import Settings, load
 from inspector.errors import ConfigError
+from inspector.preprocess.calibration import load_calibration
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,3 +92,24 @@ def test_announcements_go_with_one_view() -> None:
     """What does not fit together is refused before the line starts."""
     with pytest.raises(ConfigError, match=r"camera\.views = 1"):
         load(None, {}, link={"announcements": True}, camera={"views": 2})
+
+
+@pytest.mark.parametrize("rate", ["1e-320", "9e-7", "1e300", "-3"])
+def test_a_rate_that_no_schedule_can_keep_is_refused(tmp_path: Path, rate: str) -> None:
+    """With the range that is allowed: 1e-320 Hz would overflow the due time of the second frame."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"[camera]\nrate_hz = {rate}\n")
+    with pytest.raises(ConfigError, match=r"camera\.rate_hz = .*0, or 1e-06 to 1e\+09"):
+        load(path, {})
+
+
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    """A configuration or calibration of more than a MiB, or a device, is told and not read into memory."""
+    large = tmp_path / "large.toml"
+    large.write_bytes(b"#" * ((1 << 20) + 1))
+    for read in (lambda path: load(path, {}), load_calibration):
+        for path in (large, Path("/dev/zero")):
+            with pytest.raises(ConfigError, match="is too large; expected at most 1048576 bytes"):
+                read(path)
+    large.write_bytes(b"#" * (1 << 20))
+    assert load(large, {}).settings.camera.rate_hz == 10.0

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from inspector.clock import Clock
 from inspector.errors import ConfigError
+from inspector.sections import FASTEST_HZ, SLOWEST_HZ
 
 T = TypeVar("T")
 
@@ -41,10 +42,10 @@ class Paced(Generic[T]):
     def __init__(
         self, make: Callable[[int], T], *, rate_hz: float, clock: Clock, ahead: int, last: int | None = None
     ) -> None:
-        if rate_hz < 0 or ahead < 0 or (last is not None and last < 0):
+        if not (rate_hz == 0 or SLOWEST_HZ <= rate_hz <= FASTEST_HZ) or ahead < 0 or (last is not None and last < 0):
             raise ConfigError(
                 "a paced camera cannot run so",
-                expected="rate, read-ahead and count of 0 or more",
+                expected=f"a rate of 0 or {SLOWEST_HZ} to {FASTEST_HZ:g} Hz, read-ahead and count of 0 or more",
                 found=f"{rate_hz} Hz, {ahead} ahead, {last} in all",
             )
         self._make, self._rate_hz, self._clock, self._ahead, self._last = make, rate_hz, clock, ahead, last

@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Strict, Valida
 
 from inspector.errors import ConfigError, quoted, shortened
 from inspector.frame import FloatMap, Grey
+from inspector.smallfile import read_small
 
 FORMAT = 1
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -195,6 +196,8 @@ class Calibration:
             )
 
 
+_MAX_BYTES = 1 << 20
+_MAX_BESIDE_BYTES = 1 << 30  # a flat field of 200 Mpx
 WHOLE_FRAME = CalibrationFile(name="whole frame", created=datetime(2000, 1, 1, tzinfo=UTC))
 
 
@@ -207,7 +210,7 @@ def load_calibration(path: Path | None) -> Calibration:
     if path is None:
         return Calibration(WHOLE_FRAME, _digest(WHOLE_FRAME))
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_small(path, _MAX_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigError(
             f"calibration {path} cannot be read", found=error.strerror or str(error), do="Run `inspector calibrate roi`"
@@ -242,7 +245,7 @@ def _digest(file: CalibrationFile) -> str:
 
 def _read_beside(folder: Path, name: str, sha256: str) -> bytes:
     try:
-        data = (folder / name).read_bytes()
+        data = read_small(folder / name, _MAX_BESIDE_BYTES)
     except OSError as error:
         raise ConfigError(
             f"calibration file {folder / name} cannot be read", found=error.strerror or str(error)
