@@ -1,4 +1,4 @@
-"""``python -m train fit|qat|evaluate|export|ablate|summary|synth|bench``; torch is loaded only by the command that runs."""
+"""``python -m train fit|qat|evaluate|export|...``; torch is loaded only by the command that runs."""
 
 from __future__ import annotations
 
@@ -57,21 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--checkpoint", type=Path, required=True)
     each.add_argument("--out", type=Path, required=True, help="such as engines/NAME")
     each.add_argument("--data", type=Path, required=True, help="the training's data: threshold and references")
+    each.add_argument(
+        "--judged",
+        type=Path,
+        help="the checkpoint it went on from over all images: split, point and figures from there",
+    )
     each.add_argument("--notes", type=Path, help="TOML whose keys join the manifest's training facts")
     each.add_argument("--dynamic", type=Path, help="also write an ONNX file with a free batch size here")
     each.add_argument("--json", action="store_true")
     each.set_defaults(run=_export)
 
     each = commands.add_parser("qat", help="fine-tune a checkpoint so that it keeps its maps in 8 bits")
-    each.add_argument("--checkpoint", type=Path, required=True, help="its split.json must lie beside it")
-    each.add_argument("--data", type=Path, required=True, help="the training's data")
-    each.add_argument("--out", type=Path, required=True, help="such as runs/NAME-qat")
-    each.add_argument("--steps", type=int, default=400)
-    each.add_argument("--max-minutes", type=float, default=0.0, help="end the schedule with the time")
-    each.add_argument("--learning-rate", type=float, default=1e-4)
-    each.add_argument("--batch", type=int, default=4)
-    each.add_argument("--threads", type=int, default=2)
-    each.add_argument("--json", action="store_true")
+    _qat_options(each)
     each.set_defaults(run=_qat)
 
     each = commands.add_parser("ablate", help="rows of Tables 8, 9 and 10 as configurations of the one model")
@@ -99,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--json", action="store_true")
     each.set_defaults(run=_bench)
     return parser
+
+
+def _qat_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, help="its split.json must lie beside it")
+    parser.add_argument("--data", type=Path, required=True, help="the training's data")
+    parser.add_argument("--out", type=Path, required=True, help="such as runs/NAME-qat")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--max-minutes", type=float, default=0.0, help="end the schedule with the time")
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +160,9 @@ def _fit(args: argparse.Namespace) -> int:
     progress = fit(configured(args), args.data, args.out, resume=args.resume, init=args.init)
     if os.environ.get("RANK", "0") != "0":
         return 0
+    if not progress.best_epoch:
+        print(f"nothing was validated; {args.out}/last.pt")
+        return 0
     print(f"best validation IoU {progress.best_iou:.4f} in epoch {progress.best_epoch}; {args.out}/best.pt")
     return 0
 
@@ -172,7 +184,7 @@ def _export(args: argparse.Namespace) -> int:
 
     from train.bundle import make_bundle, write_dynamic
 
-    made = make_bundle(args.checkpoint, args.out, args.data, notes=args.notes)
+    made = make_bundle(args.checkpoint, args.out, args.data, notes=args.notes, judged=args.judged)
     if args.dynamic:
         write_dynamic(args.checkpoint, args.dynamic)
     if args.json:
