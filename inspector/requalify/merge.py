@@ -6,7 +6,7 @@ Shard by shard, so that memory does not grow with the archive.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from inspector.archive.opinions import read_truths
 from inspector.archive.place import Place, library
 from inspector.archive.table import Cells, parquet_rows
 from inspector.bounds import upper_bound
+from inspector.errors import LedgerError
 from inspector.requalify.plan import Plan, Task
 
 RESULTS_FILE = "results.parquet"
@@ -100,7 +101,7 @@ def merged_schema() -> Any:
 
 
 def merge(
-    archive: Place, out: Place, new: Plan, old: Plan | None, done: frozenset[str], on_flip: Callable[[Flip], None]
+    archive: Place, out: Place, new: Plan, old: Plan | None, done: Set[str], on_flip: Callable[[Flip], None]
 ) -> Totals:
     """Join all results that are ``done`` into RESULTS_FILE; two runs give the same bytes. Raises LedgerError."""
     pa, parquet = library("pyarrow"), library("pyarrow.parquet")
@@ -114,7 +115,12 @@ def merge(
                 continue
             if truths[0] != task.station:
                 truths = (task.station, read_truths(archive, task.station))
-            rows = list(_joined(archive, out, task, former, truths[1], totals, on_flip))
+            try:
+                rows = list(_joined(archive, out, task, former, truths[1], totals, on_flip))
+            except LedgerError as error:  # it was whole when it was judged, in an earlier call
+                totals.errors += task.shard.images
+                totals.first_errors.append(str(error))
+                continue
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     return totals
 

@@ -49,9 +49,10 @@ class FlipPictures:
             return
         self._left[flip.kind] = left - 1
         part = flip.part
-        image = cv2.imdecode(
-            np.frombuffer(self._archive.read(picture_path(part["image_sha256"])), np.uint8), cv2.IMREAD_GRAYSCALE
-        )
+        data = np.frombuffer(self._archive.read(picture_path(part["image_sha256"])), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        if image is None:
+            raise LedgerError(f"picture {part['image_sha256'][:16]} was readable when it was judged, and is not now")
         old = decision_of(part, "stored_") if flip.old is None else decision_of(flip.old)
         new = decision_of(flip.new)
         was = self._archived_mask(part) if flip.old is None else mask_of(flip.old["mask_png"])

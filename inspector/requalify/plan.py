@@ -37,6 +37,8 @@ class EngineChoice:
     device_class: str
     threshold: float
     min_area_px: int
+    mean: float
+    std: float
 
     @property
     def label(self) -> str:
@@ -81,6 +83,11 @@ class Side:
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
 
+    @staticmethod
+    def read(out: Place, task: Task) -> Side:
+        """Raises LedgerError, ValueError, TypeError."""
+        return Side(**json.loads(out.read(task.side)))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -110,6 +117,8 @@ def resolve(path: Path, *, backend: str = "auto", precision: str = "auto") -> En
         device_class=engine_class(info.backend, info.device),
         threshold=bundle.threshold,
         min_area_px=bundle.min_area_px,
+        mean=bundle.mean,
+        std=bundle.std,
     )
 
 
@@ -140,8 +149,8 @@ def make_plan(engine: EngineChoice, manifests: tuple[Manifest, ...]) -> Plan:
 
 def task_name(engine: EngineChoice, station: str, shard: Shard) -> str:
     """Hash of engine plan, operating point, shard content and this code's version."""
-    depends = [RESULT_FORMAT, __version__, engine.plan_hash, engine.threshold, engine.min_area_px, THREADS]
-    return sha256(json.dumps([*depends, station, shard.sha256]).encode())[:40]
+    told = [engine.plan_hash, engine.threshold, engine.min_area_px, engine.mean, engine.std, THREADS]
+    return sha256(json.dumps([RESULT_FORMAT, __version__, *told, station, shard.sha256]).encode())[:40]
 
 
 def buckets(times_us: Sequence[int]) -> dict[str, int]:
@@ -165,7 +174,7 @@ def read_side(out: Place, task: Task) -> Side | None:
     if not out.exists(task.side):
         return None
     try:
-        side = Side(**json.loads(out.read(task.side)))
+        side = Side.read(out, task)
         if side.errors == 0 and sha256(out.read(task.result)) == side.sha256:
             return side
     except (LedgerError, ValueError, TypeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from inspector.requalify.fleet import run_here, run_processes
 from inspector.requalify.merge import RESULTS_FILE, Totals, merge, without_image
 from inspector.requalify.pictures import FlipPictures
 from inspector.requalify.plan import (
+    EngineChoice,
     Plan,
     Side,
     Task,
@@ -71,9 +71,11 @@ def requalify(
     tasks = [task for plan in (new, old) if plan is not None for task in plan.tasks]
     if not tasks:
         raise ConfigError(f"the archive {archive.url} has no images", do="Let the store save some: [store] save.")
-    sides = {task.name: side for task in tasks if (side := read_side(out, task)) is not None}
-    resumed = len(sides)
-    todo = list({task.name: task for task in tasks if task.name not in sides}.values())
+    lying = _Lying(new.engine)
+    for task in tasks:
+        lying.add(task, read_side(out, task))
+    resumed = len(lying.names)
+    todo = list({task.name: task for task in tasks if task.name not in lying.names}.values())
     fleet = _Fleet(wanted, todo) if todo else None
     started_ns = clock.now_ns()
     faults, judged = [], 0
@@ -82,16 +84,18 @@ def requalify(
             judged += outcome.parts
             if outcome.fault:
                 faults.append(outcome)
+            else:
+                lying.add(outcome.task, Side.read(out, outcome.task))
             on_progress(count, len(todo))
     finally:
         if fleet is not None:
             fleet.close()
     seconds = (clock.now_ns() - started_ns) / 1e9
-    sides |= {task.name: _side(out, task) for task in todo if task.name not in {each.task.name for each in faults}}
     pictures = FlipPictures(archive, out, wanted.pictures)
-    totals = merge(archive, out, new, old, frozenset(sides), pictures.add)
+    totals = merge(archive, out, new, old, lying.names, pictures.add)
     figures = {
-        **_figures(totals, faults, new, old, sides),
+        **_figures(totals, faults, new, old),
+        **lying.figures(),
         "shards": len(tasks),
         "resumed_shards": resumed,
         "parts_per_s": round(judged / seconds, 2) if judged else None,
@@ -135,18 +139,29 @@ class _Fleet:
             self._ray.close()
 
 
-def _side(out: Place, task: Task) -> Side:
-    return Side(**json.loads(out.read(task.side)))
+class _Lying:
+    """Results that lie in OUT and are whole; of their timings only the sum is kept."""
+
+    def __init__(self, engine: EngineChoice) -> None:
+        self._engine, self._times = engine, Counter[str]()
+        self._devices: set[str] = set()
+        self.names: set[str] = set()
+
+    def add(self, task: Task, side: Side | None) -> None:
+        if side is None or task.name in self.names:
+            return
+        self.names.add(task.name)
+        if task.engine == self._engine:
+            self._times.update(side.engine_us)
+            self._devices.add(side.device)
+
+    def figures(self) -> dict[str, Any]:
+        """Of the candidate: where it was judged, and the engine's time a part."""
+        times = {name: percentile_ms(self._times, share) for name, share in (("p50", 0.50), ("p99", 0.99))}
+        return {"devices": sorted(self._devices), "engine_ms": times}
 
 
-def _figures(
-    totals: Totals, faults: list[Outcome], new: Plan, old: Plan | None, sides: dict[str, Side]
-) -> dict[str, Any]:
-    times: Counter[str] = Counter()
-    for task in new.tasks:
-        if task.name in sides:
-            times.update(sides[task.name].engine_us)
-    devices = sorted({sides[task.name].device for task in new.tasks if task.name in sides})
+def _figures(totals: Totals, faults: list[Outcome], new: Plan, old: Plan | None) -> dict[str, Any]:
     return {
         "parts": totals.parts,
         "flips": sum(totals.kinds.values()),
@@ -162,8 +177,6 @@ def _figures(
         "errors": totals.errors + sum(each.errors for each in faults),
         "faults": [*(each.fault for each in faults), *totals.first_errors],
         "other_device": totals.other_device,
-        "devices": devices,
         "engine": new.engine.label,
         "against": old.engine.label if old is not None else "the archived answers",
-        "engine_ms": {"p50": percentile_ms(times, 0.50), "p99": percentile_ms(times, 0.99)},
     }

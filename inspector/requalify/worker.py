@@ -73,8 +73,8 @@ class Worker:
 
     def __init__(self, archive: Place, out: Place, clock: Clock | None = None) -> None:
         self._archive, self._out, self._clock = archive, out, clock or SystemClock()
-        self._engines: dict[str, tuple[Engine, Bundle, str]] = {}
-        self._recipes: dict[tuple[str, str, str], Recipe | InspectorError] = {}
+        self._engines: dict[EngineChoice, tuple[Engine, Bundle, str]] = {}
+        self._recipes: dict[tuple[EngineChoice, str, str], Recipe | InspectorError] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="inspector-requalify-")
         self._mask_hash = lru_cache(maxsize=256)(self._read_mask_hash)
         local = archive.root is not None
@@ -91,7 +91,7 @@ class Worker:
 
     def open(self, choice: EngineChoice, bundle_path: Path | None = None) -> None:
         """Open and prove the engine of this plan, once. Raises EngineError where the plan does not fit this device."""
-        if choice.plan_hash in self._engines:
+        if choice in self._engines:
             return
         bundle = load_bundle(bundle_path or Path(choice.path))
         opened = open_engine(bundle, backend=choice.backend, precision=choice.precision, threads=THREADS)
@@ -108,12 +108,12 @@ class Worker:
         except BaseException:
             opened.engine.close()
             raise
-        self._engines[choice.plan_hash] = (opened.engine, bundle, engine_class(found.backend, found.device))
+        self._engines[choice] = (opened.engine, bundle, engine_class(found.backend, found.device))
 
     def run(self, task: Task) -> Outcome:
         """Judge one shard and write its result. A shard that is not whole comes back as a fault, and leaves none."""
         self.open(task.engine)
-        engine, _, device_class = self._engines[task.engine.plan_hash]
+        engine, _, device_class = self._engines[task.engine]
         started_ns = self._clock.now_ns()
         try:
             data = read_shard(self._archive, task.station, task.shard)
@@ -185,7 +185,7 @@ class Worker:
 
     def _recipe(self, choice: EngineChoice, calibration: str, settings: str) -> Recipe:
         """The engine with the calibration and rules that the part was decided with. Raises InspectorError."""
-        key = (choice.plan_hash, calibration, settings)
+        key = (choice, calibration, settings)
         if key not in self._recipes:
             try:
                 self._recipes[key] = self._make_recipe(choice, calibration, settings)
@@ -197,7 +197,7 @@ class Worker:
         return found
 
     def _make_recipe(self, choice: EngineChoice, calibration_hash: str, settings_hash: str) -> Recipe:
-        engine, bundle, _ = self._engines[choice.plan_hash]
+        engine, bundle, _ = self._engines[choice]
         calibration = self._calibration(calibration_hash)
         source = rules_name(settings_hash)
         kept = parse_rules(self._archive.read(source), settings_hash, source)

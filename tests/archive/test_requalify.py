@@ -95,6 +95,18 @@ def test_against_a_bundle_is_the_same_as_against_the_answers_it_gave(
     assert found["mask_changes"] == compared[1]["mask_changes"] > 0
 
 
+def test_one_network_at_two_operating_points_is_two_engines(written: Written, engines: Engines, tmp_path: Path) -> None:
+    """A candidate may differ in its threshold alone: each side is decided by its own."""
+    bundle = tmp_path / "stricter"
+    shutil.copytree(engines[0], bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["operating_point"]["threshold"] = 0.66
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    found = judged(written.archive, bundle, tmp_path / "out", against=engines[0], workers=1)
+    alone = judged(written.archive, bundle, tmp_path / "alone", workers=1)
+    assert found["pass_to_fail"] == alone["pass_to_fail"] > 0 and found["fail_to_pass"] == 0
+
+
 def test_processes_give_the_same_bytes_as_one(
     written: Written, engines: Engines, tmp_path: Path, compared: tuple[Path, dict[str, Any]]
 ) -> None:
