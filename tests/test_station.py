@@ -301,6 +301,59 @@ def test_rows_displaced_for_ever_are_told_as_gaps(tmp_path: Path) -> None:
     assert [(gap.kind, gap.epoch, gap.first, gap.last) for gap in gaps] == [("gap", 4, 1, 4)]
 
 
+def test_what_an_answer_sets_off_begins_when_it_has_left(tmp_path: Path) -> None:
+    """Committed, sent, then told, then to the image store; what no answering step took is handed over at the end."""
+    from inspector.clock import PushedClock
+    from inspector.conditions import Conditions
+    from inspector.decision import Alarms
+    from inspector.docket import Docket
+    from inspector.fittings import Pace
+    from inspector.frame import Decision, Missed
+    from inspector.line import Line
+
+    done: list[str] = []
+    link: Any = type(
+        "Link",
+        (),
+        {
+            "wait": lambda self, timeout_s: None,
+            "wake": lambda self: done.append("woken"),
+            "send": lambda self, answer, durable: done.append(f"sent {answer.sequence}"),
+            "service": lambda self, now_ns: [],
+            "next_wake_ns": lambda self: None,
+        },
+    )()
+    clock = PushedClock()
+    line = Line(
+        camera=None,  # type: ignore[arg-type]
+        docket=Docket(epoch=1, gate_ns=1000, slack_ns=10, commit_margin_ns=0),
+        ledger=type("Ledger", (), {"durable": 0, "write": lambda self, batch: done.append("committed")})(),
+        link=link,
+        clock=clock,
+        conditions=Conditions(clock),
+        alarms=Alarms(0, 1),
+        pace=Pace(),
+        queue=1,
+        on_settled=lambda settled: done.append(f"told {settled.answer.sequence}"),
+        on_booked=lambda settled: done.append(f"stored {settled.answer.sequence}"),
+        pause=lambda seconds: done.append("rested"),
+    )
+    for frame_id in (1, 2):
+        entry = line._open_part(Missed(frame_id, clock.now_ns()))
+        assert entry is not None
+        line.settle(entry, Decision(Verdict.PASS))
+    line.book()
+    assert done == ["committed", "woken", "rested"]
+    line.answer()
+    assert done[3:] == ["sent 1", "sent 2", "told 1", "told 2", "stored 1", "stored 2"]
+    entry = line._open_part(Missed(3, clock.now_ns()))
+    assert entry is not None
+    line.settle(entry, Decision(Verdict.PASS))
+    line.book()
+    line.hand_over()
+    assert done[9:] == ["committed", "woken", "rested", "stored 3"]
+
+
 def test_a_run_of_fails_alarms_the_controller(tmp_path: Path) -> None:
     """N of the last M parts failed: the heartbeat says so, and the ledger keeps it."""
 
