@@ -8,7 +8,7 @@ reviewer is not handed to another for a while, so that several work side by side
 from __future__ import annotations
 
 import threading
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -143,4 +143,6 @@ class Queue:
         each.claimed_by = ""
         if len(each.opinions) >= each.needs(self._plan.wants_second(review.key.epoch, review.key.sequence)):
             rank = self._rank(review.key, each.item.wall_ns)
-            self._order = [other for other in self._order if other != rank]
+            at = bisect_left(self._order, rank)
+            if at < len(self._order) and self._order[at] == rank:
+                del self._order[at]

@@ -65,6 +65,17 @@ def test_a_sample_is_weighed_by_its_share() -> None:
     assert (sent.estimate, sent.upper) == (pytest.approx(0.01), pytest.approx(upper_bound(1, 100, 1 - 1 / 11)))
 
 
+def test_strata_of_about_the_same_share_are_taken_as_one_on_the_safe_side() -> None:
+    """All 10 borderline and 60 of 100 other PASS judged, an escape in each: 2 of 38, weighed by 0.6 above, 1 below."""
+    found = escapes(cells(Cell(40, 36, 4, 0), Cell(10, 1, 9, 0), Cell(100, 1, 59, 0)), 0.95)
+    up, low = upper_bound(2, 38), lower_bound(2, 38)
+    assert found.upper == pytest.approx(up / (1 - up) / 0.6 / (1 + up / (1 - up) / 0.6))
+    assert found.lower == pytest.approx(low)
+    sent = outgoing(cells(Cell(40, 36, 4, 0), Cell(10, 1, 9, 0), Cell(100, 1, 59, 0)), 0.95)
+    assert sent.upper == pytest.approx(upper_bound(2, 70) * (70 / 110) / 0.6)
+    assert sent.lower == pytest.approx(lower_bound(2, 70) * (70 / 110))
+
+
 def test_false_calls_and_overkill_by_hand() -> None:
     """4 of 40 rejects are good: 10 %; of 4 + 990 good parts 4 were rejected."""
     made = cells(Cell(40, 36, 4, 0), passed=Cell(1000, 1, 99, 0))

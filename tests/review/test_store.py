@@ -18,7 +18,7 @@ from inspector.errors import ConfigError, LedgerError
 from inspector.frame import Reason, Verdict
 from inspector.ledger.book import Override
 from inspector.ledger.schema import CHAINED, link_hash
-from inspector.review import rows
+from inspector.review import masks, rows
 from inspector.review.records import Judgement, Opinion, PartKey, Stratum
 from inspector.review.store import Where, read_reviews
 from inspector.review.verify import verify
@@ -101,6 +101,29 @@ def test_masks_are_kept_in_one_form_and_refused_in_any_other(open_store: Open, s
     same = judge(store, station.key(1), Opinion.DEFECT, mask_png=one_bit)
     assert same.mask_sha256 is not None
     assert len(store.reviews()) == 2
+
+
+def test_a_browsers_canvas_becomes_a_mask() -> None:
+    """Painted is where the canvas is more than half opaque, whatever the colour; anything else is refused."""
+    import cv2
+
+    canvas = np.zeros((5, 7, 4), np.uint8)
+    canvas[1, 2], canvas[3, 4], canvas[4, 4] = (0, 0, 255, 255), (255, 0, 0, 128), (255, 255, 255, 127)
+    png = cv2.imencode(".png", canvas)[1].tobytes()
+    made = masks.from_canvas(png, (7, 5))
+    assert np.argwhere(masks.read(made, (7, 5))).tolist() == [[1, 2], [3, 4]]
+    assert masks.checked(made, (7, 5)) == made
+    for bad, size in ((png, (5, 7)), (made, (7, 5)), (png[:-30], (7, 5)), (b"", (7, 5))):
+        with pytest.raises(ConfigError, match="mask"):
+            masks.from_canvas(bad, size)
+
+
+def test_a_mask_that_claims_to_be_huge_is_refused_unopened() -> None:
+    """The header is read before anything is unpacked."""
+    png = bytearray(brushed((1, 1, 2, 2)))
+    png[16:24] = (60_000).to_bytes(4, "big") * 2
+    with pytest.raises(ConfigError, match="60000 x 60000"):
+        masks.checked(bytes(png), (56, 48))
 
 
 @pytest.mark.parametrize(
