@@ -596,8 +596,9 @@ def test_a_reload_switches_the_shadow_on_over_and_off(tmp_path: Path) -> None:
     def reload(shadow: Path | None, up: str) -> None:
         write(shadow)
         made.seen.station.reload()
-        wait_until(lambda: made.shadow.statistics().bundle == up if up else not made.shadow.statistics().on)
-        wait_until(lambda: made.shadow.statistics().up == bool(up))
+        now = made.shadow.statistics
+        wait_until(lambda: now().bundle == up if up else not now().on, now)
+        wait_until(lambda: now().up == bool(up), now)
 
     with stage(tmp_path, one.path, None, config_path=config) as made:
         reload(one.path, "one")
