@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 
 from inspector.engine.bundle import Bundle, write_bundle
 from inspector.preprocess import normalise
-from train.checkpoint import load_network
+from train.checkpoint import load, load_network
 from train.config import FitConfig
 from train.data import Item
 from train.evaluate import evaluate, select_items
@@ -32,6 +33,10 @@ DATA = {
     "constraints and improved texture features, Optics and Lasers in Engineering, 2020; research use only.",
     "synthetic": "Data: inspector/camera/render.py, procedural; no photographs.",
 }
+AFTERWARDS = (
+    "All figures and the operating point are those of the network before its last {epochs} epochs. Those epochs took "
+    "in the validation side too, so nothing here measures the shipped weights on unseen parts."
+)
 NOT_TO_BE_SHIPPED = {"kolektor-sdd": "KolektorSDD is CC BY-NC-SA 4.0: its weights must not be committed or sold."}
 GOLDEN_PER_CLASS = 2
 
@@ -55,15 +60,25 @@ def reference_images(items: Sequence[Item], per_class: int = GOLDEN_PER_CLASS) -
 
 
 def make_bundle(
-    checkpoint: Path, out: Path, data: Path, name: str | None = None, notes: Path | None = None
+    checkpoint: Path,
+    out: Path,
+    data: Path,
+    name: str | None = None,
+    notes: Path | None = None,
+    judged: Path | None = None,
 ) -> Exported:
     """Write a bundle to ``out``. The operating point is chosen on the validation side of the training's own split.
 
     ``notes``: a TOML file whose keys go into the manifest's training facts (further evidence, by hand).
-    Raises RuntimeError where ONNX and torch differ by more than the limit.
+    ``judged``: the checkpoint that ``checkpoint`` went on from, where the last training took in the validation side
+    too (``validation_share`` 0). Split, operating point and figures are then those of ``judged``, and the manifest
+    says so. Raises RuntimeError where ONNX and torch differ by more than the limit, ValueError where ``checkpoint``
+    did not begin with the weights of ``judged``.
     """
     network, config, raw = load_network(checkpoint)
-    predictor = open_predictor(checkpoint)
+    if judged is not None and config.started_from != hashlib.sha256(judged.read_bytes()).hexdigest():
+        raise ValueError(f"{checkpoint} did not begin with the weights of {judged}: its figures do not speak for it")
+    predictor = open_predictor(judged or checkpoint)
     items, source = select_items(predictor, data, config.layout, None, "validation")
     maps = predictor.maps(items)
     point = choose(maps, [item.defective for item in items])
@@ -72,6 +87,9 @@ def make_bundle(
     tensors = [normalise(item.image, config.mean, config.std) for item in golden]
     onnx_bytes, parity = export_checked(network, tensors, point.threshold)
     evidence = point.evidence(source)
+    if judged is not None:
+        evidence.append(AFTERWARDS.format(epochs=raw["progress"]["epoch"]))
+        raw = {**raw, "split_sha256": load(judged)["split_sha256"]}
     evidence += [cite for cite in (LSA_NET, DATA.get(config.layout), NOT_TO_BE_SHIPPED.get(config.layout)) if cite]
     bundle = write_bundle(
         out,

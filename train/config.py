@@ -82,6 +82,8 @@ class DrawConfig:
     weakest: float = 0.25
     strongest: float = 0.7
     """Range of the part of the light that a drawn defect takes away."""
+    upright: float = 0.0
+    """Share of cracks that run down the image, as the marks of grinding do, among which they are hard to see."""
     shortest_px: float = 12.0
     longest_px: float = 250.0
     thinnest_px: float = 1.0

@@ -31,7 +31,9 @@ def crack(image: Grey, mask: Mask, config: DrawConfig, rng: Generator) -> tuple[
     length = float(np.exp(rng.uniform(np.log(config.shortest_px), np.log(config.longest_px))))
     pieces = max(round(length / STEP_PX), 2)
     bend = rng.normal(0, float(rng.uniform(0.03, 0.25)), pieces)
-    heading = float(rng.uniform(0, 2 * np.pi)) + np.cumsum(bend)
+    down = rng.random() < config.upright
+    first = float(rng.normal(np.pi / 2, 0.12)) if down else float(rng.uniform(0, 2 * np.pi))
+    heading = first + np.cumsum(bend * (0.4 if down else 1.0))
     start = rng.random(2) * (columns, rows)
     path = start + STEP_PX * np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1), 0)
     widest = float(rng.uniform(config.thinnest_px, config.widest_px))

@@ -181,8 +181,8 @@ class Run:
 def fit(
     config: FitConfig, data: Path, out: Path, resume: bool = False, stop_after: int = 0, init: Path | None = None
 ) -> Progress:
-    """Train; leaves ``last.pt``, ``best.pt`` (best validation IoU), ``split.json``, ``config.json`` and TensorBoard
-    files in ``out``.
+    """Train; leaves ``last.pt``, ``best.pt`` (best validation IoU; none without a validation side), ``split.json``,
+    ``config.json`` and TensorBoard files in ``out``.
 
     ``resume`` goes on from ``last.pt`` under the configuration that stands in it, bit for bit on the CPU in the same
     precision and thread count; an epoch that was cut short is repeated. ``stop_after`` ends after that many epochs,
@@ -205,7 +205,7 @@ def fit(
             progress.seconds = run.seconds
             row = monitor.epoch_row(progress)
             if fabric.global_rank == 0:
-                if run.over or progress.epoch % config.validate_every == 0:
+                if run.validation and (run.over or progress.epoch % config.validate_every == 0):
                     judged = averaged(run.network, run.average)
                     row |= validate(judged, run.validation, config, fabric)
                     monitor.pictures(judged, run.validation, progress, fabric)

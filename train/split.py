@@ -48,7 +48,8 @@ def read_split(path: Path) -> Split:
 def make_split(
     items: Sequence[Item], layout: str, protocol: Literal["grouped", "paper"], share: float, seed: int
 ) -> Split:
-    """Stratified by class. ``grouped`` keeps each group whole; ``paper`` deals single images (crops stay together)."""
+    """Stratified by class. ``grouped`` keeps each group whole; ``paper`` deals single images (crops stay together).
+    ``share`` 0 puts every image on the training side."""
     cells: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         cells[item.group if protocol == "grouped" else item.name.partition("#")[0]].append(item)
@@ -59,7 +60,7 @@ def make_split(
         wanted[item.cls] += share
     missing = dict(wanted)
     chosen: set[str] = set()
-    for name in order:
+    for name in order if share > 0 else ():
         counts: dict[str, int] = defaultdict(int)
         for item in cells[name]:
             counts[item.cls] += 1

@@ -66,3 +66,16 @@ def test_older_checkpoints_know_no_drawing() -> None:
     data = to_json(small())
     del data["draw"]
     assert from_json(data) == small()
+
+
+def test_upright_cracks_run_down() -> None:
+    """With ``upright`` 1 a crack is taller than wide; without, directions mix."""
+    image, empty = np.full((256, 256), 160, np.uint8), np.zeros((256, 256), np.uint8)
+    for share, least, most in ((1.0, 0.95, 1.0), (0.0, 0.2, 0.8)):
+        taller = []
+        for seed in range(60):
+            own = crack(image, empty, DrawConfig(upright=share, shortest_px=60), np.random.default_rng(seed))[1]
+            if own.sum() > 150:
+                rows, columns = np.nonzero(own)
+                taller.append(np.ptp(rows) > np.ptp(columns))
+        assert least <= np.mean(taller) <= most
