@@ -27,7 +27,7 @@ from inspector.recipe import engine_opener, open_proven, read_ingredients
 from inspector.sections import CameraSettings
 from inspector.station import Hooks, Station
 
-BLOCK = 25
+BLOCK = 5
 """Frames per turn: short enough that both loops see the same disturbances of the machine."""
 PACE_S = 0.010
 """Pause before each frame in both loops: a line has one between parts, and what is done behind an answer (images,
@@ -36,7 +36,8 @@ viewers, journal) belongs there. Without it that work would be counted against t
 
 MEASURED = (
     "engine_ms: one inference of a prepared frame; line_ms: frame taken by the camera to answer handed to the socket; "
-    "controller_ms: frame taken to answer in the controller's process. The same frames, the same rest before each."
+    "outside_ms: the same less the part's own inference; controller_ms: frame taken to answer in the controller's "
+    "process. The same frames, the same rest before each."
 )
 
 
@@ -104,6 +105,7 @@ def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict
         "engine_ms": engine,
         "line_ms": line,
         "overhead_ms": {key: _difference(line[key], engine[key]) for key in ("p50", "p99")},
+        "outside_ms": percentiles(running.outside_ms).to_json(),
         "controller_ms": percentiles(running.controller_ms).to_json(),
         "engine": f"{info.bundle} {info.backend} {info.precision} {info.plan_hash[:16]}",
         "parts": parts,
@@ -121,6 +123,8 @@ class _Running:
         self._taken_ns: dict[int, int] = {}
         self._stages: dict[str, list[int]] = {}
         self._controller: FarController | None = None
+        self.outside_ms: list[float] = []
+        """What each part took less its own inference: steadier than a difference of two loops on a busy machine."""
         self.controller_ms: list[float] = []
         """Frame taken -> answer in the controller's process; complete after ``stop``."""
         self._ready = threading.Event()
@@ -168,7 +172,9 @@ class _Running:
         self._taken_ns[answer.sequence] = answer.taken_ns
         for name, us in (*answer.stages_us, ("to the wire", (sent_ns - answer.settled_ns) // 1000)):
             self._stages.setdefault(name, []).append(us)
-        return (sent_ns - answer.taken_ns) / 1e6
+        line_ms = (sent_ns - answer.taken_ns) / 1e6
+        self.outside_ms.append(line_ms - dict(answer.stages_us).get("engine", 0) / 1e3)
+        return line_ms
 
     def stages(self) -> dict[str, float | None]:
         """Median of each stage in microseconds; "to the wire" is from settled to sent: booked, committed, packed."""
