@@ -3,7 +3,8 @@
 TensorRT 11 takes every precision from the ONNX, so the conversion happens here (docs/decisions/0003-fp16-pass.md).
 Islands, found by their structure:
 
-* strip means (a mean over a whole row or column): an FP16 sum of 256 values overflows from a mean of 256 on;
+* strip means (a mean over a whole row or column), and a convolution of them: an FP16 sum of 256 values overflows from
+  a mean of 256 on;
 * their outer product and the convolution behind it: 1e-3 x 1e-3 is subnormal in FP16, 2e-4 squared is off by half;
 * the final sigmoid: FP16 has no value between 0.9995 and 1.
 
@@ -125,8 +126,8 @@ def find_islands(graph: _Graph) -> set[str]:
     for node in graph.nodes:  # in topological order: makers come before readers
         makers = [graph.producer[name] for name in node.input if name in graph.producer]
         all_strips = bool(makers) and all(maker.name in strips for maker in makers)
-        if _is_strip_mean(graph, node) or (node.op_type in _CARRIERS and all_strips):
-            strips.add(node.name)
+        if _is_strip_mean(graph, node) or (node.op_type in _CARRIERS | _RESTORERS and all_strips):
+            strips.add(node.name)  # LAM's 1x1 convolution may stand before its product
         elif node.op_type in {"Mul", "MatMul"} and len(makers) == 2 and all_strips:
             products.add(node.name)
         elif any(m.name in products or (m.name in behind and m.op_type not in _RESTORERS) for m in makers):

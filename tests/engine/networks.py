@@ -73,7 +73,8 @@ def tiny(seed: int = 0, size: tuple[int, int] = (64, 48), batch: int | str = "n"
 def lsa_like(seed: int = 0, size: tuple[int, int] = (64, 64), strips: str = "mean", batch: int | str = "n") -> bytes:
     """A U-Net of two levels with LAM's strip means, outer product and 1x1 convolution, a resize and a concat.
 
-    ``strips``: "mean" (ReduceMean over one axis) or "pool" (AveragePool with a whole-row and a whole-column window).
+    ``strips``: "mean" (ReduceMean over one axis), "pool" (AveragePool with a whole-row and a whole-column window) or
+    "mixed" (the same, and a 1x1 convolution of each strip, as training exports it).
     """
     s = Sketch(seed)
     height, width = size
@@ -90,6 +91,9 @@ def lsa_like(seed: int = 0, size: tuple[int, int] = (64, 64), strips: str = "mea
     else:
         rows = s.node("AveragePool", value, name="lam.rows", kernel_shape=[1, width], strides=[1, 1])
         columns = s.node("AveragePool", value, name="lam.cols", kernel_shape=[height, 1], strides=[1, 1])
+    if strips == "mixed":
+        rows = s.conv(rows, 8, 8, (1, 1), "lam.rows.mix", relu=False)
+        columns = s.conv(columns, 8, 8, (1, 1), "lam.cols.mix", relu=False)
     outer = s.node("Mul", rows, columns, name="lam.outer")
     attention = s.conv(outer, 8, 8, (1, 1), "lam.out")
     skip = s.node("Add", top, attention, name="skip")

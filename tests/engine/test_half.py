@@ -30,11 +30,13 @@ def types(model: onnx.ModelProto) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
-@pytest.mark.parametrize("strips", ["mean", "pool"])
-def test_the_islands_of_lsa_net_are_found_by_structure(strips: str) -> None:
+@pytest.mark.parametrize(
+    ("strips", "mixing"), [("mean", ()), ("pool", ()), ("mixed", ("lam.rows.mix", "lam.cols.mix"))]
+)
+def test_the_islands_of_lsa_net_are_found_by_structure(strips: str, mixing: tuple[str, ...]) -> None:
     """Strip means, their product, the convolution behind it and the last sigmoid stay FP32; all else is FP16."""
     half = to_half(networks.lsa_like(strips=strips, size=SIZE))
-    assert half.islands == ("lam.rows", "lam.cols", "lam.outer", "lam.out", "map")
+    assert half.islands == ("lam.rows", "lam.cols", *mixing, "lam.outer", "lam.out", "map")
     assert half.unknown == ()
     model = onnx.load_model_from_string(half.onnx_bytes)
     kinds = types(model)

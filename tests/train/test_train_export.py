@@ -55,6 +55,15 @@ def test_export_agrees_with_torch(exported: tuple[LSANet, bytes]) -> None:
     assert found.images == 3
 
 
+def test_one_by_one_convolutions_stand_where_maps_are_small(exported: tuple[LSANet, bytes]) -> None:
+    """LAM mixes strips and not the full map; SPPM mixes before it upsamples."""
+    graph = onnx.load_model_from_string(exported[1]).graph
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim][2:] for v in graph.value_info}
+    kernels = {w.name: list(w.dims)[2:] for w in graph.initializer}
+    mixing = [shapes[n.input[0]] for n in graph.node if n.op_type == "Conv" and kernels[n.input[1]] == [1, 1]]
+    assert sorted(mixing) == [[1, 1], [1, 64], [2, 2], [4, 4], [64, 1], [64, 64]]  # the last one: the output
+
+
 def test_parity_check_can_fail(exported: tuple[LSANet, bytes]) -> None:
     """A network that changed after its export is seen."""
     data, other = exported[1], lively()
