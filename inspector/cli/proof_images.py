@@ -22,6 +22,7 @@ def proof_images(arguments: argparse.Namespace, ingredients: Ingredients) -> tup
     With a split the proof takes the validation side alone and the calibration the training side alone. Without one
     there is no second set (None): the proof's own are divided. Raises ConfigError where a side has no image.
     """
+    from inspector.engine.build import deal
     from inspector.layouts import list_samples, usable
 
     samples = usable(list_samples(arguments.images, arguments.layout, read_masks=False))[: arguments.limit]
@@ -41,9 +42,10 @@ def proof_images(arguments: argparse.Namespace, ingredients: Ingredients) -> tup
     rest = len(samples) - len(proof) - len(calibration)
     if rest:
         print(f"{rest} images are left out: they are on neither side of the split", file=sys.stderr)
+    dealt = [calibration[n] for n in deal(len(calibration))]
     return (
         _load(proof, ingredients, f"{where}, validation side ({split.label})"),
-        _load(calibration, ingredients, f"{where}, training side ({split.label})"),
+        _load(dealt, ingredients, f"{where}, training side ({split.label})"),
     )
 
 

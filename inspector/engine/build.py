@@ -85,7 +85,8 @@ def build_plan(
     reference = refer(bundle, images, judge, progress)
     known, proof = None, reference
     if precision == "int8" and calibration is not None:
-        known = _calibration(bundle, refer(bundle, _dealt(_checked(bundle, calibration)), judge, progress))
+        dealt = calibration.take(deal(len(calibration.images)), calibration.source)
+        known = _calibration(bundle, refer(bundle, _checked(bundle, dealt), judge, progress))
     elif precision == "int8":
         known, proof = _split(bundle, reference)
     attempts: list[dict[str, Any]] = []
@@ -136,11 +137,12 @@ def _calibration(bundle: Bundle, reference: Reference) -> Calibration:
     return Calibration(bundle.normalise(images.images), reference.maps, bundle.threshold, images.source)
 
 
-def _dealt(images: ProofImages) -> ProofImages:
-    """At most ``CALIBRATION_MOST``, dealt at random but always the same: lists are sorted by class, and NNCF takes
-    the first."""
-    order = np.random.default_rng(0).permutation(len(images.images))[:CALIBRATION_MOST]
-    return images.take([int(n) for n in order], f"{len(order)} of {images.source}")
+def deal(count: int) -> list[int]:
+    """Which of ``count`` images calibrate, at most ``CALIBRATION_MOST``: at random but always the same ones.
+
+    Lists of images are sorted by class, and NNCF takes the first.
+    """
+    return [int(n) for n in np.random.default_rng(0).permutation(count)[:CALIBRATION_MOST]]
 
 
 def _compile(

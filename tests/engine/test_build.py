@@ -287,16 +287,15 @@ class TestInt8:
         )
         assert report["images"] == 45
         settings = report["plan"]["settings"]
-        assert (settings["calibration_images"], settings["calibration_source"]) == (9, "9 of the calibration's")
+        assert (settings["calibration_images"], settings["calibration_source"]) == (9, "the calibration's")
         assert report["plan"]["parity"]["source"] == "the proof's"
 
     def test_the_calibration_is_dealt(self) -> None:
         """Of many images those taken are spread over the list, the same ones each time."""
-        pixels = np.zeros((400, 8, 8), np.uint8)
-        dealt = build._dealt(ProofImages(pixels, "sorted", tuple(str(n) for n in range(400))))
-        assert len(dealt.images) == build.CALIBRATION_MOST
-        assert dealt.names == build._dealt(ProofImages(pixels, "sorted", tuple(str(n) for n in range(400)))).names
-        assert 60 < sum(int(name) < 100 for name in dealt.names) < 90
+        dealt = build.deal(400)
+        assert len(set(dealt)) == build.CALIBRATION_MOST
+        assert dealt == build.deal(400)
+        assert 60 < sum(number < 100 for number in dealt) < 90
 
     def test_the_halves_stay_together(self, bundle: Bundle) -> None:
         """Image, name, map and verdict of a part go to the same side."""
