@@ -89,7 +89,9 @@ def test_doubt_counts_against_the_machine_in_the_bound_and_not_in_the_estimate()
     """What nobody could tell is an escape for the upper bound, and none for the lower."""
     sure = escapes(cells(Cell(60, 60, 0, 0), passed=Cell(100, 1, 99, 0)), 0.95)
     doubt = escapes(cells(Cell(60, 58, 0, 2), passed=Cell(100, 1, 96, 3)), 0.95)
-    assert doubt.upper > sure.upper and doubt.lower < sure.lower * 1.001
+    assert (sure.upper, sure.lower) == (pytest.approx(upper_bound(1, 61)), pytest.approx(lower_bound(1, 61)))
+    assert (doubt.upper, doubt.lower) == (pytest.approx(upper_bound(4, 62)), pytest.approx(lower_bound(1, 61)))
+    assert doubt.estimate == pytest.approx(100 / 97 / (100 / 97 + 60))
     assert false_calls(cells(Cell(60, 58, 0, 2)), 0.95).upper == pytest.approx(upper_bound(2, 60))
 
 
