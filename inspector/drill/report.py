@@ -50,13 +50,16 @@ def render(certificate: Certificate) -> str:
     about, ok = figures["about"], certificate.ok
     seal = "No violation" if ok else f"{len(certificate.violations)} violations"
     problems = "".join(f"<li>{_text(line)}</li>" for line in certificate.violations[:200])
+    missed = sum(not bar["met"] for bar in figures["bars"])
+    told = f"{len(figures['faults'])} kinds of fault, {figures['parts']:,} parts"
+    told += f"<br>{missed} bar{'' if missed == 1 else 's'} missed" if missed else ""
     digest = hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>inspector drill</title>"
         f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style></head><body>"
         f"<header><div><h1>Drill certificate</h1><p>{_text(_when(about))}</p></div>"
-        f"<div class='seal {'good' if ok else 'bad'}'>{seal}<span>{len(figures['faults'])} kinds of fault, "
-        f"{figures['parts']} parts</span></div></header>{_tiles(figures)}"
+        f"<div class='seal {'good' if ok else 'bad'}'>{seal}<span>{told}</span></div></header>"
+        + _tiles(figures)
         + (f"<h2 class='bad'>Violations</h2><ul>{problems}</ul>" if problems else "")
         + f"<h2>What was promised</h2>{_bars(figures['bars'])}"
         + f"<h2>The run</h2>{_timeline(figures['timeline'])}"
@@ -77,7 +80,8 @@ def render(certificate: Certificate) -> str:
 
 def _when(about: dict[str, Any]) -> str:
     minutes, seconds = divmod(round(about["seconds"]), 60)
-    return f"{about['began']}, {minutes} min {seconds} s, {about['rounds']} rounds, inspector {about['version']}"
+    rounds = f"{about['rounds']} round{'' if about['rounds'] == 1 else 's'}"
+    return f"{about['began']}, {minutes} min {seconds} s, {rounds}, inspector {about['version']}"
 
 
 def _tiles(figures: dict[str, Any]) -> str:
