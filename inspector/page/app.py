@@ -135,7 +135,7 @@ class Page:
         user: User | None = getattr(state, "user", None)
         roles: frozenset[Role] = getattr(state, "roles", frozenset())
         text = self.templates.get_template(template).render(
-            user=user, tabs=tabs(roles), path=request.url.path, is_open=self.is_open, **shown
+            user=user, tabs=tabs(roles), path=request.url.path, is_open=user is LOCAL, **shown
         )
         return HTMLResponse(text, status)
 

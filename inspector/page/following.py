@@ -46,6 +46,7 @@ class Row:
     decided: str
     """What had been decided; differs from ``verdict`` where that came too late."""
     review: bool
+    """As decided, like the ledger's own figures."""
     score: float | None
     margin_us: int
     """Due time less settled: what was left when the part was decided."""
@@ -113,7 +114,6 @@ class Counts:
         minute, hour = row.wall_ns // MINUTE_NS, row.wall_ns // HOUR_NS
         self._verdict(row.epoch, minute, row.decided, -1)
         self._verdict(row.epoch, minute, row.verdict, 1)
-        self.minutes[minute]["review"] -= row.review
         if row.decided == "FAIL":
             self._kinds(hour, row, -1)
         if row.reason is not None:
@@ -177,7 +177,7 @@ def row_of(cells: tuple[Any, ...]) -> Row:
         verdict=verdict if instead is None else "INVALID",
         reason=reason if instead is None else instead,
         decided=verdict,
-        review=bool(review) and instead is None,
+        review=bool(review),
         score=score,
         margin_us=(due - settled) // 1000,
         spent_us=(settled - taken) // 1000,

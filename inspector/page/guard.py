@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -23,6 +24,7 @@ LOCAL = User("local", Role.SETUP)
 """Whoever sits at this computer, while there are no users."""
 LOCAL_ROLES = frozenset(Role)
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_OUR_NAMES = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _MOST_FIELDS = 32
 
 HEADERS = {
@@ -132,14 +134,7 @@ def _is_local(request: Request) -> bool:
     """From this computer, and by its own name: another site's name may lead here too, and brings that site's script."""
     client = request.client
     came = client is None or client.host.removeprefix("::ffff:") in _LOOPBACK
-    return came and _host(request.headers.get("host", "")) in _LOOPBACK
-
-
-def _host(header: str) -> str:
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
+    return came and _OUR_NAMES.fullmatch(request.headers.get("host", "")) is not None
 
 
 def _plain(status: int, text: str) -> Response:

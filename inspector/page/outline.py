@@ -19,11 +19,14 @@ def path_of(mask: BoolMap) -> str:
     doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(doubled, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     largest = sorted(contours, key=len, reverse=True)[:_MOST_CONTOURS]
-    for coarseness in (0.0, 1.0, 2.0, 4.0):
-        path = "".join(_closed(cv2.approxPolyDP(one, coarseness, closed=True)) for one in largest)
-        if len(path) <= LONGEST_PATH:
-            return path
-    return path[: path.rfind("Z", 0, LONGEST_PATH) + 1]
+    for coarseness in (0.0, 1.0, 2.0, 4.0, 8.0):
+        pieces = [_closed(cv2.approxPolyDP(one, coarseness, closed=True)) for one in largest]
+        if sum(map(len, pieces)) <= LONGEST_PATH:
+            return "".join(pieces)
+    path = ""
+    for piece in pieces:
+        path += piece if len(path) + len(piece) <= LONGEST_PATH else ""
+    return path
 
 
 def path_of_png(png: bytes) -> str:
