@@ -52,14 +52,14 @@ class Certificate:
         return not self.violations
 
 
-def certify(bed: Testbed, played: Sequence[Played], about: dict[str, Any]) -> Certificate:
-    """Judge the whole run; ``about`` says where and when it was. The daemon has ended."""
+def certify(bed: Testbed, played: Sequence[Played], about: dict[str, Any], broke: str = "") -> Certificate:
+    """Judge the whole run; ``about`` says where and when it was, ``broke`` why it ended early. The daemon has ended."""
     arrivals, heard = bed.arrivals, bed.controller.statistics()
     findings, epochs = _ledgers(bed)
     missing, cut_off = _missing(bed, epochs)
     false_pass, wrong = _against_the_frames(bed)
     violations = [f"{one.scene.name}: {one.fault}" for one in played if one.fault]
-    violations += _not_felt(played, arrivals) + findings
+    violations += ([broke] if broke else _not_felt(played, arrivals)) + findings
     violations += [f"{epoch}-{number} never reached the controller" for epoch, number in missing]
     violations += [text for _, text in false_pass + wrong]
     if heard.conflicts:

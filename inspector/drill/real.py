@@ -46,17 +46,20 @@ def drill(
     bed = Testbed(folder, bundle, rate_hz, gate_ms, clock, state)
     quiet = max(3, min(40, parts // (2 * max(1, len(scenes)))))
     began_ns, began = clock.now_ns(), utc_time(clock.wall_ns())
+    rounds, broke = 0, ""
     try:
         bed.start()
         bed.wait_parts(quiet)
-        rounds = 0
-        while scenes and (len(bed.arrivals) < parts or not rounds):
-            for scene in scenes:
-                on_scene(scene.name, len(bed.arrivals), parts)
-                played.append(_play(scene, bed, quiet, clock))
-            rounds += 1
         engine = bed.status()["engine"]
-        bed.end(signal.SIGTERM)
+        try:
+            while scenes and (len(bed.arrivals) < parts or not rounds):
+                for scene in scenes:
+                    on_scene(scene.name, len(bed.arrivals), parts)
+                    played.append(_play(scene, bed, quiet, clock))
+                rounds += 1
+        except InspectorError as error:
+            broke = f"the drill ended early: {error}"
+        bed.end(signal.SIGTERM if bed.alive and not broke else signal.SIGKILL)
         about = {
             "began": began,
             "seconds": round((clock.now_ns() - began_ns) / 1e9, 1),
@@ -66,7 +69,7 @@ def drill(
             "engine": {key: engine[key] for key in ("bundle", "backend", "precision", "device", "plan_hash")},
             **_machine(),
         }
-        return certify(bed, played, about)
+        return certify(bed, played, about, broke)
     finally:
         bed.close()
         if small_disk:
