@@ -1,9 +1,10 @@
 """What a shadow costs the answer: the same station, parts at a steady rate, blocks with and without a shadow in turn.
 
-One process, one live engine, one controller. Each block starts or ends the shadow and waits until it is up; a part's
-latency is frame available -> answer at the controller. Which kind of block comes first changes from pair to pair. The
-interval of each ratio is a bootstrap over the pairs. Prints one JSON object; exit code 1 where p50 or p99 with the
-shadow is more than ``--bar`` above that without, or where the shadow compared nothing.
+One station, one live engine, the controller in a process of its own. Each block starts or ends the shadow and waits
+until it is up. A part's latency is frame available -> answer at the controller (``heard``), and -> answer handed to the
+socket (``left``). Which kind of block comes first changes from pair to pair; the interval of each ratio is a bootstrap
+over the pairs. Prints one JSON object; exit code 1 where p50 or p99 with the shadow is more than ``--bar`` above that
+without, or where the shadow compared nothing.
 
     python benchmarks/shadow.py --pairs 12 --block 150
 """
@@ -24,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from inspector.bench import OneAtATime
+from inspector.bench_far import FarController
 from inspector.cameras import make_camera
 from inspector.clock import SystemClock
 from inspector.config import Settings, load
-from inspector.frame import Frame
-from inspector.link.listen import Arrival, ReferenceController
+from inspector.frame import Frame, Settled
 from inspector.recipe import read_ingredients
 from inspector.station import Hooks, Station
 
@@ -58,11 +59,16 @@ class Paired:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self._clock, self._options = SystemClock(), options
         self._camera = OneAtATime(self._clock)
-        self._heard: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._left: queue.SimpleQueue[tuple[int, int, int]] = queue.SimpleQueue()
         self._ready = threading.Event()
         wanted = settings(options, folder)
         self._frames = self._rendered(wanted)
-        hooks = Hooks(wrap_camera=lambda _: self._camera, on_linked=self._connect, on_ready=self._ready.set)
+        hooks = Hooks(
+            wrap_camera=lambda _: self._camera,
+            on_linked=self._connect,
+            on_ready=self._ready.set,
+            on_settled=self._sent,
+        )
         self.station = Station(wanted, hooks=hooks)
         self._thread = threading.Thread(target=self.station.run, daemon=True)
         self._number = 0
@@ -80,31 +86,42 @@ class Paired:
         return found
 
     def _connect(self) -> None:
-        self._controller = ReferenceController(self.station.endpoint, clock=self._clock, on_answer=self._answer)
-        self._controller.start()
+        self._controller = FarController(self.station.endpoint)
 
-    def _answer(self, arrival: Arrival) -> None:
-        self._heard.put((arrival.arrived_ns - arrival.answer.taken_ns) / 1e6)
+    def _sent(self, settled: Settled) -> None:
+        self._left.put((settled.answer.sequence, settled.answer.taken_ns, self._clock.now_ns()))
 
-    def run(self) -> dict[str, list[list[float]]]:
-        """Latencies in milliseconds by kind of block and block."""
+    def run(self) -> dict[str, dict[str, list[list[float]]]]:
+        """Latencies in milliseconds by ``heard`` or ``left``, kind of block, and block."""
         self._thread.start()
         if not self._ready.wait(60):
             raise SystemExit("the station did not start")
-        out: dict[str, list[list[float]]] = {"off": [], "on": []}
-        self._block(self._options.warm)
+        blocks: dict[str, list[list[tuple[int, int, int]]]] = {"off": [], "on": []}
+        came: dict[int, int] = {}
         try:
+            while not self.station.rooms.link.statistics().connected:
+                time.sleep(0.02)
+            self._block(self._options.warm)
             for pair in range(self._options.pairs):
                 for kind in ("off", "on") if pair % 2 else ("on", "off"):
                     self._switch(on=kind == "on")
                     self._block(5)
-                    out[kind].append(self._block(self._options.block))
+                    blocks[kind].append(self._block(self._options.block))
             self.figures = self.station.rooms.shadow.statistics()
         finally:
             self.station.stop("done")
             self._thread.join(30)
-            self._controller.stop()
-        return out
+            came = self._controller.stop()
+        return {
+            "heard": {
+                kind: [[(came[n] - taken) / 1e6 for n, taken, _ in block] for block in of_kind]
+                for kind, of_kind in blocks.items()
+            },
+            "left": {
+                kind: [[(left - taken) / 1e6 for _, taken, left in block] for block in of_kind]
+                for kind, of_kind in blocks.items()
+            },
+        }
 
     def _switch(self, *, on: bool) -> None:
         shadow = self.station.rooms.shadow
@@ -118,16 +135,16 @@ class Paired:
                 raise SystemExit(f"the shadow did not come up: {shadow.statistics().last_fault or 'no idle time'}")
             time.sleep(0.05)
 
-    def _block(self, parts: int) -> list[float]:
+    def _block(self, parts: int) -> list[tuple[int, int, int]]:
         """Parts at a steady rate, each a while after the last was taken, whatever its answer took."""
         period_ns = int(1e9 / self._options.rate)
-        next_ns, out = self._clock.now_ns() + period_ns, []
+        next_ns, out = self._clock.now_ns() + period_ns, list[tuple[int, int, int]]()
         for _ in range(parts):
             time.sleep(max(0.0, (next_ns - self._clock.now_ns()) / 1e9))
             self._number += 1
             picture = self._frames[self._number % len(self._frames)]
             self._camera.push(replace(picture, frame_id=self._number, part_id=f"part-{self._number}"))
-            out.append(self._heard.get(timeout=60))
+            out.append(self._left.get(timeout=60))
             next_ns = max(next_ns + period_ns, self._clock.now_ns())
         return out
 
@@ -158,7 +175,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="inspector-shadow-") as folder:
         paired = Paired(options, Path(folder))
         blocks = paired.run()
-    found = {"p50": ratios(blocks, 50), "p99": ratios(blocks, 99)}
+    found = {f"{what}_p{each}": ratios(blocks[what], each) for what in ("heard", "left") for each in (50, 99)}
     counts = paired.figures
     within = all(one["ratio"] <= 1 + options.bar for one in found.values())
     print(

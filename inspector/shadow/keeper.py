@@ -29,7 +29,8 @@ from inspector.shadow.life import Life
 from inspector.shadow.records import Change, Job, Live, Outcome, comparable
 
 QUIET_NS = 5_000_000
-"""The line counts as idle so long after the last frame at the earliest: its part may not be in the docket before."""
+"""The line counts as idle so long after the last frame and the last answer at the earliest: a frame's part may not be
+in the docket before, and what the line does behind an answer (acknowledgement, images, viewers, journal) goes first."""
 IN_LINE = 4
 """Parts beside those in the queue whose frames are remembered: taken, in the engine, at the book, being sent."""
 BACKOFF_S = (1.0, 300.0)
@@ -63,6 +64,7 @@ class Shadow:
         """Tests switch it off: on a loaded machine an idle process may not get on for minutes."""
         self._on = False
         self._lock = threading.Lock()
+        self._left_ns = clock.now_ns()
         self._frames: OrderedDict[int, Frame] = OrderedDict()
         self._waiting: Channel[Job] = Channel(settings.shadow.keep)
         self._wake_fd = -1
@@ -145,6 +147,7 @@ class Shadow:
         """This answer has left; now the part may wait for idle time. A few parts wait, the newest ones."""
         if not self._on:
             return
+        self._left_ns = self._clock.now_ns()
         first = settled.answer.frame_id
         with self._lock:
             frames = [self._frames.pop(first + view, None) for view in range(self._settings.camera.views)]
@@ -217,12 +220,16 @@ class Shadow:
         self._counts["skipped_lost"] += len(self._waiting.take_all(0))
 
     def _quiet(self) -> bool:
-        return self._clock.now_ns() - self.gate.came_ns >= QUIET_NS and self._idle()
+        return self._missing_ns() <= 0 and self._idle()
+
+    def _missing_ns(self) -> int:
+        """Of the quiet time."""
+        return max(self.gate.came_ns, self._left_ns) + QUIET_NS - self._clock.now_ns()
 
     def _until_quiet_ms(self) -> float:
         """The rest of the quiet time; while parts are open, until an answer wakes us."""
-        left_ns = self.gate.came_ns + QUIET_NS - self._clock.now_ns()
-        return left_ns / 1e6 + 0.1 if left_ns > 0 else TICK_MS
+        missing_ns = self._missing_ns()
+        return missing_ns / 1e6 + 0.1 if missing_ns > 0 else TICK_MS
 
     def _sleep(self, timeout_ms: float, *more: Life) -> None:
         """Until an answer has left, one of ``more`` is readable, or the time is over."""
