@@ -222,6 +222,8 @@ class PageSettings(Section):
 class HealthSettings(Section):
     metrics: str = "127.0.0.1:9570"
     """Address of the Prometheus endpoint; empty = none."""
+    group: bool = False
+    """The daemon's group may ask for the status too: for a page that runs as another user."""
     stale_ms: Positive = 2000.0
     """A stage without a heartbeat for so long stops the watchdog."""
 

@@ -48,7 +48,8 @@ class Vitals:
 
     def open(self) -> None:
         """Answer questions from now on. Raises ConfigError (metrics address) and LinkError (local socket)."""
-        self.desk.open(self._settings.station.state_dir, self._settings.health.metrics)
+        health = self._settings.health
+        self.desk.open(self._settings.station.state_dir, health.metrics, group=health.group)
 
     def close(self) -> None:
         """Idempotent."""

@@ -233,17 +233,17 @@ def test_a_daemons_life_as_the_manager_hears_it(tmp_path: Path, monkeypatch: pyt
 
 ANALYZE = shutil.which("systemd-analyze")
 needs_analyze = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
-COMBINATIONS = [(), ("gpu",), ("usb",), ("gpu", "usb"), ("realtime",), ("gpu", "usb", "realtime")]
+COMBINATIONS = [(), ("gpu",), ("usb",), ("gpu", "usb"), ("realtime",), ("gpu", "usb", "realtime"), ("page",)]
 
 
-def installed(folder: Path, drop_ins: tuple[str, ...]) -> Path:
+def installed(folder: Path, drop_ins: tuple[str, ...], unit: str = "inspector.service") -> Path:
     """The rendered unit with its drop-ins; its command is one that exists everywhere."""
     for piece in pieces(Path("/bin/true"), Path("/etc/inspector/config.toml"), list(drop_ins)):
         if piece.path.parts[:3] == ("etc", "systemd", "system"):
             target = folder.joinpath(*piece.path.parts[3:])
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(piece.text)
-    return folder / "inspector.service"
+    return folder / unit
 
 
 @needs_analyze
@@ -269,6 +269,24 @@ def test_the_unit_is_hardened(tmp_path: Path, drop_ins: tuple[str, ...]) -> None
     assert score is not None, done.stderr
     assert float(score[1]) <= (2.0 if drop_ins else 1.4)
     assert done.returncode == 0
+
+
+@needs_analyze
+def test_the_pages_unit_is_sound_and_hardened(tmp_path: Path) -> None:
+    """Nothing to say about it, 2.0 or better, behind the line in everything it may take, and no file of the line's."""
+    assert ANALYZE is not None
+    unit = installed(tmp_path, ("page",), "inspector-page.service")
+    command = [ANALYZE, "verify", "--man=no", "--recursive-errors=one", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    command = [ANALYZE, "security", "--offline=yes", "--threshold=20", "--no-pager", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    score = re.search(r"exposure level for inspector-page\.service: ([0-9.]+)", done.stdout)
+    assert score is not None and float(score[1]) <= 2.0, done.stdout[-300:] + done.stderr
+    text = unit.read_text()
+    for line in ("User=inspector-page", "Nice=10", "CPUWeight=10", "IOWeight=10", "ReadOnlyPaths=-/var/lib/inspector"):
+        assert f"\n{line}\n" in text
+    assert "\nExecStart=/bin/true page --config /etc/inspector/config.toml\n" in text
 
 
 @needs_analyze
@@ -324,7 +342,8 @@ def test_the_unit_keeps_what_the_daemon_needs() -> None:
         "MemoryDenyWriteExecute=no",
     ):
         assert f"\n{line}\n" in text
-    assert set(DROP_INS) == {path.stem for path in (ROOT / "systemd").glob("*.conf")} - {"sysusers", "tmpfiles"}
+    others = {"sysusers", "sysusers-page", "tmpfiles"}
+    assert set(DROP_INS) == {path.stem for path in (ROOT / "systemd").glob("*.conf")} - others
 
 
 # -- the manual --------------------------------------------------------------------------------------------------------

@@ -13,13 +13,19 @@ from inspector.cli.common import Commands, json_option, print_json
 from inspector.errors import ConfigError, InspectorError
 
 UNIT = "etc/systemd/system/inspector.service"
-DROP_INS = {"gpu": "50-gpu.conf", "usb": "50-usb.conf", "realtime": "60-realtime.conf"}
+PAGE_UNIT = "etc/systemd/system/inspector-page.service"
+DROP_INS = {"gpu": "50-gpu.conf", "usb": "50-usb.conf", "realtime": "60-realtime.conf", "page": "70-page.conf"}
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 """What the unit's sandbox hides from the daemon."""
 NEXT = (
     "systemd-sysusers && systemd-tmpfiles --create",
     "inspector check-config --config {config}",
     "systemctl daemon-reload && systemctl enable --now inspector",
+)
+NEXT_PAGE = (
+    "sudo -u inspector-page INSPECTOR_PAGE__STATE_DIR=/var/lib/inspector-page {command} page users add NAME "
+    "--role setup",
+    "systemctl enable --now inspector-page",
 )
 
 
@@ -44,7 +50,8 @@ def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--prefix", type=Path, default=Path("/"), metavar="DIR", help="write below DIR (default /)")
     sub.add_argument("--config", type=Path, default=Path("/etc/inspector/config.toml"), help="the unit's configuration")
     sub.add_argument("--exec", type=Path, metavar="FILE", help="the inspector command (default: this installation's)")
-    for name, what in (("gpu", "NVIDIA GPU"), ("usb", "USB3 Vision camera"), ("realtime", "real-time priority")):
+    needs = {"gpu": "NVIDIA GPU", "usb": "USB3 Vision camera", "realtime": "real-time priority", "page": "the web page"}
+    for name, what in needs.items():
         sub.add_argument(f"--{name}", action="store_true", help=f"with the drop-in for a station with {what}")
 
 
@@ -74,8 +81,8 @@ def _install(arguments: argparse.Namespace) -> int:
     for name, what in done.items():
         print(f"{what:<9}  {name}")
     print("next:")
-    for line in NEXT:
-        print(f"  {line.format(config=arguments.config)}")
+    for line in (*NEXT, *(NEXT_PAGE if "page" in wanted else ())):
+        print(f"  {line.format(config=arguments.config, command=command)}")
     return 0
 
 
@@ -84,18 +91,23 @@ def pieces(command: Path, config: Path, drop_ins: list[str]) -> list[Piece]:
     for path in (command, config):
         if not path.is_absolute() or any(sign in str(path) for sign in " \t\n\"'\\%$;"):
             raise ConfigError("a path cannot stand in the unit", expected="absolute, without blanks", found=str(path))
-    lines = [
-        f"ExecStart={command} run --config {config}" if line.startswith("ExecStart=") else line
-        for line in template("inspector.service").splitlines()
-    ]
-    made = [Piece(Path(UNIT), "\n".join(lines) + "\n")]
+    made = [Piece(Path(UNIT), _unit("inspector.service", f"{command} run --config {config}"))]
     made += [Piece(Path(f"{UNIT}.d") / DROP_INS[name], template(f"{name}.conf")) for name in drop_ins]
     made.append(Piece(Path("etc/sysusers.d/inspector.conf"), template("sysusers.conf")))
     made.append(Piece(Path("etc/tmpfiles.d/inspector.conf"), template("tmpfiles.conf")))
+    if "page" in drop_ins:
+        made.append(Piece(Path(PAGE_UNIT), _unit("inspector-page.service", f"{command} page --config {config}")))
+        made.append(Piece(Path("etc/sysusers.d/inspector-page.conf"), template("sysusers-page.conf")))
     if "usb" in drop_ins:
         made.append(Piece(Path("etc/udev/rules.d/70-inspector.rules"), template("udev.rules")))
     made.append(Piece(config.relative_to("/"), first_config(), keep=True))
     return made
+
+
+def _unit(name: str, command: str) -> str:
+    """The template with this installation's command."""
+    lines = template(name).splitlines()
+    return "\n".join(f"ExecStart={command}" if line.startswith("ExecStart=") else line for line in lines) + "\n"
 
 
 def first_config() -> str:

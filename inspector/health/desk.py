@@ -69,8 +69,9 @@ class Desk:
         self.address = ""
         """host:port of the metrics with the real port; empty without."""
 
-    def open(self, folder: Path, metrics_address: str = "") -> None:
-        """Listen on ``folder/inspector.sock`` (for its owner alone) and, where given, on host:port for metrics.
+    def open(self, folder: Path, metrics_address: str = "", *, group: bool = False) -> None:
+        """Listen on ``folder/inspector.sock`` and, where given, on host:port for metrics. ``group``: the owner's group
+        may ask too.
 
         The caller holds the ledger's lock, so a socket file that lies there is a dead daemon's. Raises ConfigError
         (address malformed, in use, not ours) and LinkError (no socket in the folder)."""
@@ -79,7 +80,7 @@ class Desk:
             if metrics_address:
                 self._listen(listen_http(metrics_address), is_http=True)
             path = folder / SOCKET_NAME
-            self._listen(listen_unix(path), is_http=False)
+            self._listen(listen_unix(path, group=group), is_http=False)
             self._path = path
             self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             self._selector.register(self._wake, selectors.EVENT_READ)

@@ -48,16 +48,16 @@ def listen_http(address: str) -> socket.socket:
     return door
 
 
-def listen_unix(path: Path) -> socket.socket:
-    """A listening local socket for its owner alone. A file that lies there goes: the caller is the only daemon.
+def listen_unix(path: Path, *, group: bool = False) -> socket.socket:
+    """A listening local socket for its owner alone, or with ``group`` for the owner's group too.
 
-    Raises LinkError."""
+    A file that lies there goes: the caller is the only daemon. Raises LinkError."""
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.unlink(missing_ok=True)
         with short(path) as name:
             door.bind(name)
-        path.chmod(0o600)  # before listen: until then nobody can connect
+        path.chmod(0o660 if group else 0o600)  # before listen: until then nobody can connect
         door.listen(16)
         door.setblocking(False)
     except OSError as error:

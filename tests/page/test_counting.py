@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import apsw
@@ -171,7 +173,7 @@ WANTED = [
 
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
 def test_rejects_are_found_and_paged_by_an_index(long: tuple[Path, Digest], wanted: Wanted) -> None:
-    """Each once, newest first, as a plain filter finds them; no sorting, no reading of the whole list to find a page."""
+    """Each once, newest first, as a plain filter finds them."""
     _, digest = long
     with digest.reading() as connection:
         found: list[int] = []
@@ -294,7 +296,7 @@ def test_a_missing_ledger_is_told_and_waited_for(tmp_path: Path) -> None:
 
 
 def test_the_reader_never_holds_up_the_ledgers_log(tmp_path: Path) -> None:
-    """Between its reads the page holds nothing: the log can be copied whole and begin anew, and the file is not written."""
+    """Between its reads the page holds nothing: the log can be copied whole and begin anew; the file is not written."""
     book = opened(tmp_path, PushedClock())
     digest = digest_of(tmp_path)
     checking = apsw.Connection(str(tmp_path / "ledger.db"))
@@ -308,6 +310,35 @@ def test_the_reader_never_holds_up_the_ledgers_log(tmp_path: Path) -> None:
         connection.execute("DELETE FROM answers")
     checking.close()
     book.close()
+
+
+def test_another_user_reads_what_the_group_may_read(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A page without the right to write the ledger or its index reads beside the daemon, what was booked last too."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to read as another user")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        former = os.umask(0o022)
+        try:
+            book = opened(folder, PushedClock())
+            book.write([make_part(book.epoch, number) for number in range(1, 8)])
+            child = os.fork()
+            if child == 0:
+                found = -1
+                try:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                    with Reading(folder / "ledger.db") as connection:
+                        found = len(following.read(connection, 0).added)
+                finally:
+                    os._exit(found & 0xFF)
+            _, status = os.waitpid(child, 0)
+            book.close()
+        finally:
+            os.umask(former)
+    assert os.waitstatus_to_exitcode(status) == 7
 
 
 def test_alarms_come_go_and_are_acknowledged_once(tmp_path: Path) -> None:
