@@ -33,6 +33,8 @@ def test_fleiss_kappa_of_his_own_example() -> None:
     assert len(table) == 30
     found = fleiss(table)
     assert round(found.kappa, 3) == 0.430 and round(found.agreed, 4) == 0.5556
+    error = (found.upper - found.lower) / 2 / 1.959964
+    assert round(found.kappa / error, 1) == 17.7  # z of these data in the R package irr, kappam.fleiss
     shares = np.sum(table, axis=0) / 180
     assert shares.tolist() == pytest.approx([26 / 180, 26 / 180, 30 / 180, 55 / 180, 43 / 180])
     assert round(float((shares**2).sum()), 4) == 0.2199

@@ -26,6 +26,7 @@ def _all(queue: Queue, store: ReviewStore, reviewer: str, opinion: Opinion = GOO
     while (item := queue.next(reviewer)) is not None:
         judge(store, item.key, opinion, reviewer)
         seen.append(item.key.sequence)
+        assert len(seen) <= 50, "the queue does not end"
         queue.refresh()
     return seen
 
