@@ -50,6 +50,7 @@ from inspector.recipe import read_rules
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "engines" / "commutator"
 LONGEST_S = 10
+FOREVER_S = 600
 """A file that takes longer hangs."""
 SPARE_BYTES = 3 << 30
 """Address space above what is in use at the start; a file that asks for more dies of MemoryError."""
@@ -421,7 +422,9 @@ class Count:
 def one(target: Target, data: bytes, count: Count, keep: Path | None) -> None:
     """Read one file under a timer, and count what comes of it."""
     began_s = time.perf_counter()
-    signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
+    _armed.append(True)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_S)
+    signal.setitimer(signal.ITIMER_REAL, FOREVER_S)
     try:
         if target.try_out(data):
             count.read += 1
@@ -436,6 +439,8 @@ def one(target: Target, data: bytes, count: Count, keep: Path | None) -> None:
             (keep / f"{target.name}-{len(count.broken)}").write_bytes(data)
         count.broken[kind] += 1
     finally:
+        _armed.clear()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     count.slowest_ms = max(count.slowest_ms, (time.perf_counter() - began_s) * 1000)
 
@@ -454,8 +459,13 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, hard))
 
 
+_armed: list[bool] = []
+"""Holds something while a file is read; a timer that fires later means nothing."""
+
+
 def _hangs(number: int, frame: object) -> None:
-    raise Hang(f"not done after {LONGEST_S} s")
+    if _armed:
+        raise Hang(f"not done after {LONGEST_S} s of work, or {FOREVER_S} s of waiting")
 
 
 def main() -> int:
@@ -466,6 +476,7 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, _hangs)
+    signal.signal(signal.SIGPROF, _hangs)
     began_s = time.monotonic()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="fuzz-files-") as scratch:
