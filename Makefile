@@ -28,6 +28,10 @@ build/bindings: | $(VENV)/.dev
 build/prometheus: | $(VENV)/.dev
 	-$(BIN)/python tests/plant/fetch_prometheus.py
 
+# A browser and axe-core for the tests of the page; without apt, the right to use it, or npm they are skipped.
+build/browser: | $(VENV)/.dev
+	-$(BIN)/python tests/page/fetch_browser.py
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
