@@ -198,6 +198,27 @@ def test_what_a_crash_leaves_is_removed_and_done_again(
         assert found == expected, f"cut before {names[fatal]}"
 
 
+def test_a_shard_that_no_manifest_names_does_not_stay(
+    tmp_path: Path, book: Book, clock: PushedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between shard and manifest, and more answers since: a reader of all files finds each answer once."""
+    source, archive = Source("s", tmp_path / "state"), tmp_path / "archive"
+    book.write([part(1, number) for number in range(1, 8)])
+
+    def dies(export: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting._Export, "_save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            export_archive(source, Place(archive), clock=clock)
+    assert len(list(archive.glob("stations/s/parts-*.parquet"))) == 1
+    book.write([part(1, number) for number in range(8, 12)])
+    export_archive(source, Place(archive), clock=clock)
+    rows = [row for path in archive.glob("stations/s/parts-*.parquet") for row in parquet_rows(path.read_bytes())]
+    assert sorted(row["sequence"] for row in rows) == list(range(1, 12))
+
+
 def test_the_wal_does_not_grow_while_it_is_exported(
     tmp_path: Path, book: Book, clock: PushedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
