@@ -138,8 +138,8 @@ def _watch(process: subprocess.Popen[bytes], samples: list[tuple[float, float, f
 def ratio(folder: Path, bundle_path: Path, workers: int, images: int, turns: int) -> dict[str, Any]:
     """Images a second of OpenVINO's AsyncInferQueue on prepared tensors, and of requalify's workers with all they do.
 
-    Before, between and after the turns of the one comes a turn of the other; each is set against its neighbours. Workers count while they work on shards,
-    from their second shard on: over an archive their start is nothing.
+    Before, between and after the turns of the one comes a turn of the other; each is set against its neighbours.
+    Workers count while they work on shards, from their second on: over an archive their start is nothing.
     """
     with tempfile.TemporaryDirectory() as scratch:
         small = Place(_sample(folder / "archive", Path(scratch) / "sample", images, workers))
