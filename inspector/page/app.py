@@ -81,7 +81,7 @@ class Page:
         self.pulse = Pulse(settings.station.state_dir, self.ledger, self.alarms, clock)
         self.hub = Hub(own.viewers_max)
         self.parts = Parts(read_sources(settings), self.feed)
-        self.promise = PromiseDesk(settings, self.folder, clock)
+        self.promise = PromiseDesk(settings, clock)
         self.live = Live(
             self.templates,
             self.hub,

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from inspector.clock import Clock
 from inspector.config import Settings
 from inspector.engine.bundle import Bundle, load_bundle
 from inspector.errors import InspectorError
 from inspector.review.agreement import Agreement, analyse
-from inspector.review.learn import Learned, learn
-from inspector.review.population import Population, Scope
+from inspector.review.learn import Learned
+from inspector.review.population import Population
 from inspector.review.records import Review
-from inspector.review.room import Room, open_room
-from inspector.review.standing import Standing, stand
+from inspector.review.room import Report as Learnt
+from inspector.review.room import Room, open_room, report
+from inspector.review.standing import Standing
 
-REVIEWS_FILE = "reviews.db"
-_KEPT_NS = 10_000_000_000
-"""A standing is worked out again after a verdict, or after so long."""
+_EVERY_S = 10.0
+"""The standing is worked out again after a verdict, or after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +51,31 @@ class Report:
 class PromiseDesk:
     """Any thread. What fails here is told on the page; watching goes on without it."""
 
-    def __init__(self, settings: Settings, folder: Path, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings, self._clock = settings, clock
-        # where the page has a folder of its own it may not write into the station's
-        self._path = folder / REVIEWS_FILE if settings.page.state_dir is not None else None
         self._lock = threading.Lock()
         self._room: Room | None = None
         self._population: Population | None = None
         self._bundle: Bundle | None = None
         self._fault = "the reviews are not open"
-        self._told: tuple[int, Told] | None = None
+        self._told = Told(None, None, None, (), "it is being worked out")
+        self._wanted, self._stopping = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Open what can be opened."""
+        """Open what can be opened, and keep the standing fresh in a thread of its own."""
         with self._lock:
             self._open()
+        self._thread = threading.Thread(target=self._keep_fresh, name="promise", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Idempotent."""
+        self._stopping.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(10)
+            self._thread = None
         with self._lock:
             if self._room is not None:
                 self._room.close()
@@ -82,39 +88,43 @@ class PromiseDesk:
 
     def changed(self) -> None:
         """A verdict was added."""
-        self._told = None
+        self._wanted.set()
 
     def standing(self) -> Told:
-        """Where the promise stands now."""
-        told = self._told
-        if told is not None and self._clock.now_ns() - told[0] < _KEPT_NS:
-            return told[1]
-        now_ns = self._clock.now_ns()
+        """Where the promise stood when it was last worked out; at once, for pages that must not wait."""
+        return self._told
+
+    def fresh(self) -> Told:
+        """Where the promise stands now. The first time it counts the whole ledger, some seconds for millions."""
         try:
-            reviews, parts = self._evidence()
-            fresh = Told(stand(learn(reviews, parts).cells, None), *self._point())
+            told = Told(self._learned().standing, *self._point())
         except InspectorError as error:
-            fresh = replace(Told(None, *self._point()), why_not=str(error))
-        self._told = (now_ns, fresh)
-        return fresh
+            told = replace(Told(None, *self._point()), why_not=str(error))
+        self._told = told
+        return told
+
+    def _keep_fresh(self) -> None:
+        while not self._stopping.is_set():
+            self.fresh()
+            self._wanted.wait(_EVERY_S)
+            self._wanted.clear()
 
     def report(self, reference: str) -> Report:
         """Everything the reviews say. Raises InspectorError."""
-        reviews, parts = self._evidence()
+        learned = self._learned().learned
         all_reviews = self.room().store.reviews()
         agreement = analyse(all_reviews, reference="truth" if reference == "truth" else "consensus")
         newest = tuple(reversed(all_reviews[-50:]))
-        return Report(self.standing(), learn(reviews, parts), agreement, newest, len(all_reviews), agreement.reference)
+        return Report(self.fresh(), learned, agreement, newest, len(all_reviews), agreement.reference)
 
-    def _evidence(self) -> tuple[list[Review], dict]:  # type: ignore[type-arg]
-        """Reviews and parts of the present hashes: a promise speaks of one set of them."""
+    def _learned(self) -> Learnt:
+        """What the reviews say of the machine as it is now. Raises InspectorError."""
         with self._lock:
             room = self._opened()
             population = self._population
         assert population is not None
         population.refresh()
-        scope = Scope(hashes=population.newest_hashes())
-        return scope.of(room.store.reviews()), population.parts(scope)
+        return report(self._settings, room.store.reviews(), population)
 
     def _point(self) -> tuple[float | None, int | None, tuple[str, ...]]:
         bundle = self._bundle
@@ -134,7 +144,7 @@ class PromiseDesk:
     def _open(self) -> None:
         try:
             self._bundle = load_bundle(self._settings.engine.bundle)
-            self._room = open_room(self._settings, self._clock, self._path)
+            self._room = open_room(self._settings, self._clock)
             self._population = Population(self._room.store.sources.ledger, self._room.store.plan)
         except InspectorError as error:
             self._fault = str(error)

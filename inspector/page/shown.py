@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -194,9 +194,20 @@ def small_share(share: float | None) -> str:
     """A rate that matters by its size: ``0.35 %``, ``12 %``; rounded up, since it is a bound."""
     if share is None:
         return "–"
+    return _share(share, math.ceil)
+
+
+def least_share(share: float | None) -> str:
+    """The same of a lower bound: rounded down."""
+    return "–" if share is None else _share(share, math.floor)
+
+
+def _share(share: float, rounded: Callable[[float], int]) -> str:
     value = share * 100
+    if value == 0:
+        return "0 %"
     digits = 0 if value >= 10 else 1 if value >= 1 else 2 if value >= 0.01 else 4
-    return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f} %"
+    return f"{rounded(round(value * 10**digits, 6)) / 10**digits:.{digits}f} %"
 
 
 def span(seconds: float) -> str:
@@ -228,6 +239,7 @@ FILTERS: dict[str, Any] = {
     "iso": iso,
     "percent": percent,
     "small_share": small_share,
+    "least_share": least_share,
     "span": span,
     "ms": milliseconds,
     "count": count,

@@ -78,6 +78,7 @@ def violations(tab: Any) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(400)
 def test_every_page_is_accessible_in_both_themes(state: Path, tab: Callable[..., Any]) -> None:
     """axe-core finds nothing serious: names, labels, contrast, landmarks; on a tablet too; no script error anywhere."""
     if not AXE.is_file():

@@ -130,13 +130,13 @@ def test_what_is_no_mask_of_this_picture_is_refused(client: TestClient, page: Pa
 def test_verdicts_change_what_is_told_of_the_promise(client: TestClient, page: Page) -> None:
     """The learn page counts them at once, by the machine's answer, with bounds."""
     assert "Nothing was judged yet" in client.get("/learn").text
-    before = page.promise.standing().standing
+    before = page.promise.fresh().standing
     for _ in range(6):
         token = token_of(client.get("/judge").text)
         pending = page.table.parts[token]
         (record,) = records(page.ledger, Filter(epoch=pending.key.epoch, sequence=pending.key.sequence))
         judge(client, token, "defect" if record.settled.truth else "good")
-    after = page.promise.standing().standing
+    after = page.promise.fresh().standing
     assert before is not None and after is not None
     assert before.defective == 0 < after.defective
     text = client.get("/learn?reference=truth").text
