@@ -3,10 +3,13 @@
     python benchmarks/engines.py table --width 8 16 32          random weights; speed only
     python benchmarks/engines.py table --bundle engines/commutator
     python benchmarks/engines.py throughput --bundle engines/commutator
+    python benchmarks/engines.py replay --bundle engines/magnetic-tile --folder DIR
     python benchmarks/engines.py memory --bundle engines/commutator
 
 ``table`` alternates between all rows, so load on the machine falls on all alike; the bare rows are the framework's own
-loop without our engine. The machine's limit is a large matrix product in the same run. Needs the extras build, train.
+loop without our engine. The machine's limit is a large matrix product in the same run. ``replay`` reads,
+decodes, prepares, infers and decides a folder's images; the framework's loop beside it infers as many ready tensors.
+Needs the extras build, train.
 """
 
 from __future__ import annotations
@@ -232,6 +235,36 @@ def throughput(bundle: Bundle, options: CpuOptions, images: int) -> dict[str, An
     return {"bundle": bundle.name, "images_per_s": medians, "share": share, "requests": wide.thread_count}
 
 
+def replayed(bundle: Bundle, options: CpuOptions, folder: Path, turns: int = 2) -> dict[str, Any]:
+    """Images a second of ``inspector replay --throughput`` in FP32, and of AsyncInferQueue, in turns."""
+    import openvino
+
+    from inspector.config import Settings
+    from inspector.replay import replay
+
+    engine = {"bundle": bundle.path, "backend": "openvino", "precision": "fp32", "threads": options.threads}
+    settings = Settings.model_validate({"engine": engine})
+    core, wide = openvino.Core(), CpuOptions(options.threads, throughput=True)
+    network = core.read_model(str(bundle.onnx_path))
+    network.reshape([1, 1, bundle.height, bundle.width])
+    queue = openvino.AsyncInferQueue(core.compile_model(network, "CPU", properties(wide, "f32")))
+    tensors = bundle.normalise(bundle.golden()[0])
+    rates: dict[str, list[float]] = {"replay": [], "AsyncInferQueue": []}
+    for _ in range(turns):
+        found = replay(folder, settings, throughput=True)
+        rates["replay"].append(found["images_per_s"])
+        before = time.perf_counter()
+        for index in range(found["images"]):
+            queue.start_async({0: tensors[index % len(tensors)][np.newaxis]})
+        queue.wait_all()
+        rates["AsyncInferQueue"].append(found["images"] / (time.perf_counter() - before))
+    medians = {name: float(np.median(each)) for name, each in rates.items()}
+    share = medians["replay"] / medians["AsyncInferQueue"]
+    told = ", ".join(f"{name} {rate:.1f} images/s" for name, rate in medians.items())
+    print(f"{bundle.name}: {told}: {share:.1%}")
+    return {"bundle": bundle.name, "images_per_s": rates, "share": share}
+
+
 def resident_kib() -> int:
     """Resident memory of this process; freed pages are handed back first, so that only what is held counts."""
     import ctypes
@@ -278,7 +311,8 @@ def memory(bundle: Bundle, options: CpuOptions, inferences: int, cycles: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["table", "throughput", "memory"])
+    parser.add_argument("what", choices=["table", "throughput", "replay", "memory"])
+    parser.add_argument("--folder", type=Path, help="images to replay")
     parser.add_argument("--bundle", type=Path, action="append", default=[])
     parser.add_argument("--width", type=int, nargs="+", default=[])
     parser.add_argument("--size", type=int, default=256)
@@ -292,6 +326,8 @@ def main() -> None:
     wanted = parser.parse_args()
     if not wanted.bundle and not wanted.width:
         parser.error("name a --bundle or a --width")
+    if wanted.what == "replay" and wanted.folder is None:
+        parser.error("replay needs a --folder")
     options = CpuOptions(wanted.threads)
     here = cpu()
     load = Path("/proc/loadavg").read_text()[:14]
@@ -305,6 +341,8 @@ def main() -> None:
                 found = table(bundle, options, wanted.runs, wanted.budget_s, Path(scratch))
             elif wanted.what == "throughput":
                 found = throughput(bundle, options, wanted.images)
+            elif wanted.what == "replay":
+                found = replayed(bundle, options, wanted.folder)
             else:
                 found = memory(bundle, options, wanted.inferences, wanted.cycles)
             result["results"].append(found)

@@ -34,6 +34,7 @@ from inspector.recipe import engine_opener, open_proven, read_ingredients
 
 AHEAD = 4  # images decoded ahead: enough to hide decoding, few enough to keep memory flat
 CHUNK = 64  # images handed to a throughput engine at once: its start and end cost one image's time per chunk
+FIRST = 8  # ... of the first, twice as many each time: the engine does not wait for 64 images to be decoded
 
 T = TypeVar("T")
 
@@ -83,6 +84,7 @@ def replay(
     Raises ConfigError for a folder without images, EngineError for an engine that is not proven.
     """
     clock = clock or SystemClock()
+    cv2.setNumThreads(1)  # small pictures gain nothing from a pool, and the engine needs the cores
     samples = list_samples(folder, layout)[:limit]
     ingredients = read_ingredients(settings, clock)
     if throughput and ingredients.preprocess.tiled:
@@ -132,7 +134,7 @@ def judge_fast(samples: list[Sample], recipe: Recipe, clock: Clock) -> Iterator[
     """
     size = (recipe.engine.info.input_height, recipe.engine.info.input_width)
     numbered = list(enumerate(samples, start=1))
-    chunks = [numbered[start : start + CHUNK] for start in range(0, len(numbered), CHUNK)]
+    chunks = list(_chunks(numbered))
     with ThreadPoolExecutor(1, "decode") as decoder, ThreadPoolExecutor(1, "engine") as runner:
         prepared = _ahead(decoder, 2, [partial(_prepare_chunk, recipe, size, clock, chunk) for chunk in chunks])
         running: list[tuple[list[_Prepared], Future[tuple[FloatMap, int]]]] = []
@@ -142,6 +144,13 @@ def judge_fast(samples: list[Sample], recipe: Recipe, clock: Clock) -> Iterator[
                 yield from _decided(*running.pop(0), recipe)
         for chunk, future in running:
             yield from _decided(chunk, future, recipe)
+
+
+def _chunks(numbered: list[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:
+    start, size = 0, FIRST
+    while start < len(numbered):
+        yield numbered[start : start + size]
+        start, size = start + size, min(2 * size, CHUNK)
 
 
 def _ahead(pool: ThreadPoolExecutor, depth: int, calls: list[Callable[[], T]]) -> Iterator[T]:
@@ -226,7 +235,8 @@ def _truth(sample: Sample, recipe: Recipe, frame: Frame | None, size: tuple[int,
         return None
     if frame is None or recipe.preprocess.window is not None:
         return None
-    return resize_mask(read_mask(sample), *size)
+    # A sound part's mask is empty: it need not be decoded.
+    return np.zeros(size, bool) if sample.defective is False else resize_mask(read_mask(sample), *size)
 
 
 class _results_file:
