@@ -106,7 +106,7 @@ class Gate:
         if arrived is not None:
             with self._moved:
                 self._inside += 1
-                self._left -= 1
+                self._left = max(0, self._left - 1)  # ``ends`` may have come between
         return arrived
 
 
