@@ -206,7 +206,7 @@ class PageSettings(Section):
     session_hours: Annotated[float, Field(gt=0, le=8760)] = 12.0
     stale_s: Positive = 10.0
     """A picture older than this is shown grey, and the page says how old it is."""
-    updates_hz: Annotated[float, Field(gt=0, le=60)] = 10.0
+    updates_hz: Annotated[float, Field(gt=0, le=60)] = 20.0
     """Pictures a second on a live page at most; of faster parts the newest is shown."""
     viewers_max: Annotated[int, Field(ge=1, le=256)] = 32
     """Live pages open at once."""
