@@ -122,7 +122,7 @@ def test_each_call_adds_what_is_new(tmp_path: Path, book: Book, clock: PushedClo
     assert [row["sequence"] for row in _rows(archive)] == list(range(1, 52))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     batches=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     shard_rows=st.integers(1, 40),
