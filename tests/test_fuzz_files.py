@@ -123,7 +123,7 @@ def test_tiles_that_overlap_wholly_are_refused_at_the_start(kinds: dict[str, Tar
     (
         '[part]\ncalibration = "' + "[" * 100_000 + '"\n',
         '[engine]\nbundle = "' + "b" * 100_000 + '"\n',
-        "[[decision.zones]]\nname = \"z\"\nrectangle = [0, 0, 0x" + "9" * 5000 + ", 1]\n",
+        '[[decision.zones]]\nname = "z"\nrectangle = [0, 0, 0x' + "9" * 5000 + ", 1]\n",
     ),
     ids=("path of a calibration", "path of a bundle", "number of thousands of digits"),
 )
