@@ -16,7 +16,7 @@ demo: $(VENV)/$(if $(PAGE),.page,.base)
 
 install: $(VENV)/.dev
 
-test: $(VENV)/.dev lint types contracts build/bindings build/prometheus
+test: $(VENV)/.dev lint types contracts build/bindings build/prometheus build/browser
 	$(BIN)/python -m pytest
 
 # The real TensorRT bindings (a few MB, no libraries): our names and the fakes are checked against them.
