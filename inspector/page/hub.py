@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 QUEUE = 16
@@ -54,17 +54,19 @@ class Hub:
         return bool(self._viewers)
 
     async def messages(
-        self, first: list[bytes], abort: Callable[[], None], allowed: Callable[[], bool]
+        self, first: Callable[[], Awaitable[list[bytes]]], abort: Callable[[], None], allowed: Callable[[], bool]
     ) -> AsyncIterator[bytes]:
         """What one viewer is sent, until it goes, is too slow, is no longer ``allowed``, or the page ends.
 
+        ``first`` makes what it is sent at once; it is asked when the viewer stands on the list, so that nothing that is
+        published meanwhile is missed.
         ``abort`` cuts its connection: a browser that sleeps would otherwise hold what is unsent for ever.
         """
         viewer = _Viewer(abort)
         self._viewers.add(viewer)
         self._peak = max(self._peak, len(self._viewers))
         try:
-            for message in first:
+            for message in await first():
                 yield message
             while (waited := await viewer.queue.get()) is not None:
                 if waited.startswith(b"event: tick") and not allowed():

@@ -7,7 +7,6 @@ by a token that only this server can resolve, for this reviewer, for a while.
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -149,7 +148,7 @@ def _mask(text: str, pending: Pending) -> bytes | None:
         raise ConfigError("the mask cannot be used", expected="a canvas as PNG")
     try:
         png = base64.b64decode(text[len(_CANVAS) :], validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or signs that are not ASCII
         raise ConfigError("the mask cannot be used", expected="a canvas as PNG", found="no base64") from None
     return from_canvas(png, (pending.width_px, pending.height_px))
 

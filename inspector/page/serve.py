@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from h11 import LocalProtocolError
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -53,6 +54,7 @@ class PageServer(Server):
                 ws="none",
                 lifespan="on",
                 log_config=None,
+                log_level="error",  # strangers must not fill the journal with malformed requests
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -104,6 +106,16 @@ def protocol(page: Page) -> type[asyncio.Protocol]:
             if self.client is not None:
                 page.doors.pop(self.client, None)
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            """A body that turned out malformed: its handler is at work, and what it sends later goes nowhere."""
+            try:
+                super().send_400_response(msg)
+            except LocalProtocolError:  # the answer is out already; what follows it is rubbish
+                self.transport.close()
+            if self.cycle:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
 
         def _silent(self) -> None:
             """Connected, but asked nothing whole: the place is for others."""

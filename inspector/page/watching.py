@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from inspector.errors import LedgerError
 from inspector.page.guard import Handler
 from inspector.page.sessions import COOKIE
 
@@ -40,7 +41,13 @@ async def live(page: Page, request: Request) -> Response:
         if transport is not None:
             transport.abort()
 
-    first = await page.ask(page.live.first)
+    async def first() -> list[bytes]:
+        try:
+            return await page.ask(page.live.first)
+        except LedgerError as fault:  # the stream has begun: what follows brings the panels
+            page.log.warning("live", fault=str(fault))
+            return []
+
     return StreamingResponse(
         page.hub.messages(first, abort, lambda: page.user_of(cookie) is not None),
         media_type="text/event-stream",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,39 @@ def shown_part(sequence: int, wall_ns: int = WALL_NS, size_px: int = 64) -> list
     return encode(settled, sequence, now_ns=0, images=True)
 
 
+def at_once(message: bytes) -> Callable[[], Awaitable[list[bytes]]]:
+    """What a viewer is sent first."""
+
+    async def first() -> list[bytes]:
+        return [message]
+
+    return first
+
+
+def test_what_is_published_while_a_viewer_comes_in_is_not_missed() -> None:
+    """A part between its first messages and its place on the list would stay unseen on a line that then stands."""
+
+    async def run() -> None:
+        hub = Hub(1)
+
+        async def first() -> list[bytes]:
+            message = b"before"
+            hub.publish(b"meanwhile")
+            return [message]
+
+        viewer = hub.messages(first, lambda: None, lambda: True)
+        assert [await anext(viewer), await asyncio.wait_for(anext(viewer), 5)] == [b"before", b"meanwhile"]
+
+    asyncio.run(run())
+
+
 def test_a_viewer_that_takes_nothing_is_dropped_and_counted_others_get_all() -> None:
     """Never more than QUEUE messages wait for anybody."""
 
     async def run() -> None:
         hub, aborted = Hub(4), []
-        slow = hub.messages([b"first"], lambda: aborted.append(True), lambda: True)
-        fast = hub.messages([b"first"], lambda: None, lambda: True)
+        slow = hub.messages(at_once(b"first"), lambda: aborted.append(True), lambda: True)
+        fast = hub.messages(at_once(b"first"), lambda: None, lambda: True)
         assert await anext(slow) == await anext(fast) == b"first"
         waiting = asyncio.ensure_future(anext(slow))
         await asyncio.sleep(0)
@@ -60,7 +87,7 @@ def test_one_viewer_too_many_is_refused_and_a_place_becomes_free_again() -> None
     async def run() -> None:
         hub = Hub(1)
         assert not hub.is_full
-        viewer = hub.messages([b"x"], lambda: None, lambda: True)
+        viewer = hub.messages(at_once(b"x"), lambda: None, lambda: True)
         await anext(viewer)
         assert hub.is_full and hub.statistics().refused == 1
         await viewer.aclose()
@@ -76,7 +103,7 @@ def test_who_is_no_longer_allowed_is_told_and_let_go() -> None:
 
     async def run() -> None:
         hub, allowed = Hub(1), [True]
-        viewer = hub.messages([b"x"], lambda: None, lambda: allowed[0])
+        viewer = hub.messages(at_once(b"x"), lambda: None, lambda: allowed[0])
         await anext(viewer)
         hub.publish(event("tick", "{}"))
         assert (await anext(viewer)).startswith(b"event: tick")
