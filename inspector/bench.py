@@ -77,13 +77,13 @@ def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict
     """Figures with the keys of ``bench --json``. Latencies in milliseconds."""
     clock = clock or SystemClock()
     with tempfile.TemporaryDirectory(prefix="inspector-bench-") as scratch:
-        wanted = _settings(settings, Path(scratch))
+        wanted = scratch_settings(settings, Path(scratch))
         ingredients = read_ingredients(wanted, clock)
-        frames = _frames(wanted.camera, ingredients.preprocess.window, clock)
+        frames = taken_frames(wanted.camera, ingredients.preprocess.window, clock)
         opened = open_proven(ingredients.bundle, engine_opener(wanted))
         tensors = _tensors(frames, ingredients.preprocess.prepare)
         camera = OneAtATime(clock, PACE_S)
-        running = _Running(wanted, camera)
+        running = RunningLine(wanted, camera)
         try:
             engine_ms, line_ms = [], []
             for start in range(0, parts, BLOCK):
@@ -115,7 +115,7 @@ def bench(settings: Settings, *, parts: int, clock: Clock | None = None) -> dict
     }
 
 
-class _Running:
+class RunningLine:
     """A station in a thread, and a controller in a process."""
 
     def __init__(self, settings: Settings, camera: Camera) -> None:
@@ -190,7 +190,8 @@ class _Running:
             self.controller_ms = [(came[sequence] - self._taken_ns[sequence]) / 1e6 for sequence in sorted(known)]
 
 
-def _settings(settings: Settings, scratch: Path) -> Settings:
+def scratch_settings(settings: Settings, scratch: Path) -> Settings:
+    """These settings on free ports, with a state of their own, and time enough for every part."""
     tables = settings.model_dump(exclude_defaults=True)
     tables.setdefault("station", {})["state_dir"] = scratch / "state"
     tables.setdefault("link", {}).update(endpoint="tcp://127.0.0.1:*", viewers="tcp://127.0.0.1:*")
@@ -201,7 +202,8 @@ def _settings(settings: Settings, scratch: Path) -> Settings:
     return load(None, {}, **tables).settings
 
 
-def _frames(settings: CameraSettings, window: tuple[int, int, int, int] | None, clock: Clock) -> list[Frame]:
+def taken_frames(settings: CameraSettings, window: tuple[int, int, int, int] | None, clock: Clock) -> list[Frame]:
+    """Up to 50 frames of that camera, as fast as they come."""
     camera = make_camera(settings.model_copy(update={"rate_hz": 0.0}), clock=clock, window=window, count=50)
     camera.open()
     try:

@@ -162,14 +162,20 @@ def _check_config(arguments: argparse.Namespace) -> int:
 def _bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--parts", type=positive, default=300, metavar="N", help="parts per loop (default 300)")
     sub.add_argument("--all", action="store_true", help="every runnable engine of the bundle side by side instead")
+    sub.add_argument("--page", action="store_true", help="the line with the page off and with it crowded, in turn")
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     if arguments.all:
         return _bench_all(arguments)
-    from inspector.bench import bench
+    if arguments.page:
+        from inspector.bench_page import bench_page
 
-    figures = bench(load(arguments).settings, parts=arguments.parts)
+        figures = bench_page(load(arguments).settings, parts=arguments.parts)
+    else:
+        from inspector.bench import bench
+
+        figures = bench(load(arguments).settings, parts=arguments.parts)
     if arguments.json:
         print_json(figures)
     else:

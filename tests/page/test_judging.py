@@ -143,6 +143,15 @@ def test_verdicts_change_what_is_told_of_the_promise(client: TestClient, page: P
     assert "6 judgements of 6 parts" in text and "machine" in text
 
 
+def test_a_promise_that_nobody_made_is_said_plainly_with_what_makes_one(client: TestClient, page: Page) -> None:
+    """No bound of 100 % by no parts."""
+    standing = page.promise.fresh().standing
+    assert standing is not None and standing.promise is None and standing.defective == 0
+    text = client.get("/watch").text
+    assert "none made" in text and "inspector calibrate threshold" in text
+    assert "escape rate at most" not in text and "judged no defective part" not in text
+
+
 def test_the_table_is_bounded() -> None:
     """Parts that somebody looked at and left do not add up."""
     table = Table()
