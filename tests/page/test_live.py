@@ -17,7 +17,7 @@ from inspector.page.app import Page
 from inspector.page.feed import KEPT_BYTES, Feed
 from inspector.page.hub import QUEUE, Hub, event
 from inspector.page.outline import LONGEST_PATH, path_of
-from tests.page.page_kit import make_page, served, wait
+from tests.page.page_kit import count_all, make_page, served, wait
 from tests.page.test_counting import WALL_NS, make_part
 
 import numpy as np  # isort: skip
@@ -239,8 +239,7 @@ def test_a_restarted_server_takes_up_where_it_was(state: Path) -> None:
         viewer = Stream(url)
         viewer.until(b"event: numbers")
         viewer.close()
-        link = first.digest.followed().link
-        wait(lambda: first.digest.followed().behind == 0, "counted")
+        count_all(first)
         link = first.digest.followed().link
     second = make_page(state)
     assert second.sessions._signer.secret_keys == first.sessions._signer.secret_keys
