@@ -134,7 +134,7 @@ identity = router.recv_multipart()[0]
 for number in range(1, 1500):
     router.send_multipart([identity, *wire.pack_answer(an_answer(number, now_ns=1), left_us=1, durable=0)])
 assert first.wait(10)
-time.sleep(0.2)
+time.sleep(0.2)  # libzmq tells nobody when bytes have reached the peer's queue, nor when the peer has seen the end
 router.close()
 time.sleep(0.2)
 go.set()
