@@ -43,9 +43,10 @@ def crack(image: Grey, mask: Mask, config: DrawConfig, rng: Generator) -> tuple[
     for a, b, width in zip(path[:-1], path[1:], widths[1:], strict=True):
         cv2.line(line, _fixed(a), _fixed(b), 255, max(round(float(width)), 1), cv2.LINE_AA, FINE)
     strength = float(rng.uniform(config.weakest, config.strongest)) * (0.7 + 0.3 * rng.random(mask.shape))
+    own: Mask = np.asarray(cv2.dilate((line > 127).astype(np.uint8), np.ones((3, 3), np.uint8)), np.uint8)
+    line[cv2.dilate(own, np.ones((5, 5), np.uint8)) == 0] = 0  # at the image's border a line can be too faint to mark
     shade = cv2.GaussianBlur(line.astype(np.float32) / 255, (0, 0), float(rng.uniform(0.4, 0.9)))
     out = image * (1 - np.clip(shade * (1.3 if widest < 2 else 1.0), 0, 1) * strength)
-    own: Mask = np.asarray(cv2.dilate((line > 127).astype(np.uint8), np.ones((3, 3), np.uint8)), np.uint8)
     return np.clip(np.rint(out), 0, 255).astype(np.uint8), mask | own
 
 
