@@ -15,7 +15,7 @@ from typing import TextIO
 
 import numpy as np
 
-from inspector.camera import Camera, CameraStatistics
+from inspector.camera.watched import WatchedCamera
 from inspector.clock import SystemClock
 from inspector.config import load
 from inspector.engine import Engine, EngineInfo
@@ -101,37 +101,17 @@ class Obedient:
 
 
 class Witness:
-    """The real camera, with each frame's own number (its first eight bytes) written down before the line has it."""
+    """Writes down each frame's own number (its first eight bytes) before the line has it."""
 
-    def __init__(self, camera: Camera, record: TextIO) -> None:
-        self._camera, self._record = camera, record
+    def __init__(self, record: TextIO) -> None:
+        self._record = record
+        self.epoch = 0
 
-    @property
-    def name(self) -> str:
-        return self._camera.name
-
-    @property
-    def exhausted(self) -> bool:
-        return self._camera.exhausted
-
-    def open(self) -> None:
-        self._camera.open()
-
-    def close(self) -> None:
-        self._camera.close()
-
-    def statistics(self) -> CameraStatistics:
-        return self._camera.statistics()
-
-    def next(self, timeout_s: float) -> Frame | Missed | None:
-        arrived = self._camera.next(timeout_s)
-        if arrived is not None:
-            shot = int.from_bytes(arrived.pixels[0, :8].tobytes(), "little") if isinstance(arrived, Frame) else -1
-            word = "FRAME" if isinstance(arrived, Frame) else arrived.reason.value
-            self._record.write(f"{self.epoch} {arrived.frame_id} {word} {shot}\n")
-        return arrived
-
-    epoch = 0
+    def saw(self, arrived: Frame | Missed) -> None:
+        """One line: epoch, frame id, FRAME or the reason of the loss, the frame's own number or -1."""
+        shot = int.from_bytes(arrived.pixels[0, :8].tobytes(), "little") if isinstance(arrived, Frame) else -1
+        word = "FRAME" if isinstance(arrived, Frame) else arrived.reason.value
+        self._record.write(f"{self.epoch} {arrived.frame_id} {word} {shot}\n")
 
 
 class SteppedClock(SystemClock):
@@ -148,17 +128,15 @@ def main(arguments: list[str]) -> int:
     """Run the station until it is told to stop; the exit code is the daemon's."""
     config_path, knobs, record_path = Path(arguments[0]), Knobs(Path(arguments[1])), Path(arguments[2])
     with record_path.open("a", buffering=1, encoding="ascii") as record:
-        witnesses: list[Witness] = []
-
-        def watch(camera: Camera) -> Camera:
-            witnesses.append(Witness(camera, record))
-            return witnesses[-1]
-
-        hooks = Hooks(wrap_engine=lambda engine: Obedient(engine, knobs), wrap_camera=watch)
+        witness = Witness(record)
+        hooks = Hooks(
+            wrap_engine=lambda engine: Obedient(engine, knobs),
+            wrap_camera=lambda camera: WatchedCamera(camera, witness.saw),
+        )
         station = Station(load(config_path).settings, config_path=config_path, clock=SteppedClock(knobs), hooks=hooks)
 
         def numbered() -> None:
-            witnesses[0].epoch = station.rooms.book.epoch
+            witness.epoch = station.rooms.book.epoch
 
         hooks.on_linked = numbered
         try:

@@ -15,7 +15,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inspector.camera import Camera, CameraStatistics
+from inspector.camera import Camera
+from inspector.camera.watched import WatchedCamera
 from inspector.clock import Clock
 from inspector.conditions import Conditions
 from inspector.config import Settings
@@ -129,7 +130,7 @@ class Shadow:
 
     def watch(self, camera: Camera) -> Camera:
         """The camera, as the shadow sees it: each frame that comes shuts the gate and is remembered."""
-        return _Watched(camera, self)
+        return WatchedCamera(camera, self.came)
 
     def came(self, arrived: Frame | Missed) -> None:
         """The acquire thread took this; the shadow yields at once."""
@@ -280,33 +281,3 @@ class Shadow:
             self._counts[outcome.change.value] += 1
             self._on_event("shadow flip", outcome.text)
         self.on_compared(outcome)
-
-
-class _Watched:
-    """A camera whose frames the shadow sees first."""
-
-    def __init__(self, camera: Camera, shadow: Shadow) -> None:
-        self._camera, self._shadow = camera, shadow
-
-    @property
-    def name(self) -> str:
-        return self._camera.name
-
-    @property
-    def exhausted(self) -> bool:
-        return self._camera.exhausted
-
-    def open(self) -> None:
-        self._camera.open()
-
-    def next(self, timeout_s: float) -> Frame | Missed | None:
-        arrived = self._camera.next(timeout_s)
-        if arrived is not None:
-            self._shadow.came(arrived)
-        return arrived
-
-    def close(self) -> None:
-        self._camera.close()
-
-    def statistics(self) -> CameraStatistics:
-        return self._camera.statistics()
