@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("fit", help="train a network")
     _training_options(each)
     each.add_argument("--resume", action="store_true", help="go on from OUT/last.pt under its own configuration")
-    each.add_argument("--init", type=Path, help="begin with the weights of this checkpoint")
+    each.add_argument("--init", type=Path, help="begin with the weights of this checkpoint or bundle")
     each.set_defaults(run=_fit)
 
     each = commands.add_parser("evaluate", help="figures, curves and a report of a bundle or checkpoint")

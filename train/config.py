@@ -133,7 +133,8 @@ class FitConfig:
     half_size_epochs: int = 0
     """The first epochs run at half the size, four times as fast: a start for large defects on a small machine."""
     started_from: str = ""
-    """SHA-256 of the checkpoint whose weights this training began with; empty = random ones."""
+    """SHA-256 of the checkpoint, or of the bundle's ONNX file, whose weights this training began with; empty = random
+    ones."""
     whole_every: int = 0
     """Synthetic parts only: every n-th part is shown as the whole frame too."""
     steps_per_epoch: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from inspector.engine.bundle import load_bundle
+from train.begin import MEASURED_BATCHES, begin_with_bundle, seen_as
 from train.checkpoint import Progress, load, load_network, save
 from train.config import FitConfig, from_json, to_json
 from train.data import Batch, Item, epoch_order, load_items, plain_batches, steps_in, train_batches
@@ -186,7 +189,8 @@ def fit(
 
     ``resume`` goes on from ``last.pt`` under the configuration that stands in it, bit for bit on the CPU in the same
     precision and thread count; an epoch that was cut short is repeated. ``stop_after`` ends after that many epochs,
-    as a kill would (0 = run to the end). ``init``: a checkpoint whose weights a fresh training begins with.
+    as a kill would (0 = run to the end). ``init``: the checkpoint file or bundle
+    directory with whose weights a fresh training begins.
     """
     run = start(config, data, out, resume, init)
     config, progress, fabric = run.config, run.progress, run.fabric
@@ -218,11 +222,15 @@ def fit(
 
 def start(config: FitConfig, data: Path, out: Path, resume: bool, init: Path | None = None) -> Run:
     """Data, network, optimiser and place in the schedule, fresh or from ``last.pt``."""
-    if init is not None:
-        config = replace(config, started_from=hashlib.sha256(init.read_bytes()).hexdigest())
     saved = load(out / "last.pt") if resume and (out / "last.pt").is_file() else None
+    init = init if saved is None else None
+    bundle = load_bundle(init) if init is not None and init.is_dir() else None
     if saved is not None:
         config = from_json(saved["config"])
+    elif bundle is not None:
+        config = seen_as(config, bundle)
+    elif init is not None:
+        config = replace(config, started_from=hashlib.sha256(init.read_bytes()).hexdigest())
     side = config.crop.side
     if side and (side % 16 or not 48 <= side <= config.size):
         raise ValueError(
@@ -245,9 +253,11 @@ def start(config: FitConfig, data: Path, out: Path, resume: bool, init: Path | N
     network = channels_last(LSANet(config.model))
     if config.batch % fabric.world_size:
         raise ValueError(f"a batch of {config.batch} does not divide over {fabric.world_size} processes")
-    network = with_global_statistics(network, fabric.device.type == "cuda")
-    if init is not None and saved is None:
+    if bundle is not None:
+        begin_with_bundle(network, bundle, itertools.islice(train_batches(training, config, 0), MEASURED_BATCHES))
+    elif init is not None:
         network.load_state_dict(load_network(init)[0].state_dict())
+    network = with_global_statistics(network, fabric.device.type == "cuda")
     model, optimiser = fabric.setup(network, make_optimiser(network, config))
     progress = Progress()
     average = Average(network, config.ema) if config.ema else None
