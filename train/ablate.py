@@ -10,8 +10,7 @@ from typing import Any
 
 from train.config import FitConfig
 from train.fit import fit
-from train.losses import LossConfig
-from train.model import ModelConfig, parameter_count
+from train.model import LSANet, ModelConfig, parameter_count
 
 MODULES: dict[str, dict[str, Any]] = {
     "base": {"lam": False, "sdm": False, "fem": False},
@@ -29,40 +28,45 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 """Table 10, and the variant of diff that growing activations cannot lower."""
 
+BESIDES = ("dice", "escapes", "overkill")
+
 
 def row(name: str, base: FitConfig) -> FitConfig:
-    """The configuration of one row: a module row keeps the losses, a loss row the whole network."""
+    """The configuration of one row: a module row sets which modules there are, a loss row which losses weigh."""
     if name in MODULES:
         return replace(base, model=replace(base.model, **MODULES[name]))
     if name in LOSSES:
-        return replace(base, loss=replace(LossConfig(), **LOSSES[name]))
+        return replace(base, loss=replace(base.loss, **LOSSES[name]))
     raise ValueError(f"no row {name!r}: one of {', '.join([*MODULES, *LOSSES])}")
 
 
 def ablate(base: FitConfig, data: Path, out: Path, names: list[str], seeds: list[int]) -> list[dict[str, Any]]:
     """Train every row with every seed on the same split, one after the other; finished ones are not repeated.
 
-    Leaves ``ablation.json`` and ``ablation.md`` in ``out``: best validation IoU and the last one, mean and spread.
+    Leaves ``ablation.json`` and ``ablation.md`` in ``out``: best validation IoU and the last one, mean and spread;
+    of the last epoch also the means of image Dice, escapes and overkill (any pixel at 0.5).
     """
     results = []
     for name in names:
-        best, last = [], []
+        best: list[float] = []
+        last: list[dict[str, float]] = []
         for seed in seeds:
             place = out / f"{name}-seed{seed}"
             progress = fit(replace(row(name, base), seed=seed), data, place, resume=True)
             best.append(progress.best_iou)
-            last.append(progress.history[-1]["iou"])
-        model: ModelConfig = row(name, base).model
+            last.append(progress.history[-1])
+        iou = [ended["iou"] for ended in last]
         results.append(
             {
                 "row": name,
-                "parameters": parameters_of(model),
+                "parameters": parameters_of(row(name, base).model),
                 "seeds": seeds,
                 "best_iou": best,
-                "last_iou": last,
+                "last_iou": iou,
                 "best_mean": statistics.fmean(best),
-                "last_mean": statistics.fmean(last),
-                "last_spread": statistics.stdev(last) if len(last) > 1 else None,
+                "last_mean": statistics.fmean(iou),
+                "last_spread": statistics.stdev(iou) if len(iou) > 1 else None,
+                **{key: statistics.fmean(ended[key] for ended in last) for key in BESIDES},
             }
         )
         (out / "ablation.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -72,19 +76,19 @@ def ablate(base: FitConfig, data: Path, out: Path, names: list[str], seeds: list
 
 def parameters_of(model: ModelConfig) -> int:
     """Parameters of a row's network."""
-    from train.model import LSANet
-
     return parameter_count(LSANet(model))
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
     """The table for people."""
     lines = ["| row | parameters | IoU, last epoch, each seed | mean | standard deviation | best epoch, mean |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines[0] += "".join(f" {name} |" for name in BESIDES)
+    lines.append("|---" * (6 + len(BESIDES)) + "|")
     for r in results:
         spread = "-" if r["last_spread"] is None else f"{r['last_spread']:.4f}"
         each = ", ".join(f"{v:.4f}" for v in r["last_iou"])
         lines.append(
             f"| {r['row']} | {r['parameters']:,} | {each} | {r['last_mean']:.4f} | {spread} | {r['best_mean']:.4f} |"
+            + "".join(f" {r[name]:.4f} |" for name in BESIDES)
         )
     return "\n".join(lines) + "\n"

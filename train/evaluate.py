@@ -137,8 +137,8 @@ def select_items(
         raise ValueError(f"side {side} needs --split, the split.json of the training")
     known = read_split(path)
     names = {item.name for item in items}
-    if not set(known.train) | set(known.validation) <= names:  # frames shown besides crops in training
-        items += [i for i in load_items(data, layout, predictor.size, whole_every=4) if i.name not in names]
+    if not set(known.train) | set(known.validation) <= names:  # the split names frames shown besides crops
+        items += [i for i in load_items(data, layout, predictor.size, whole_every=1) if i.name not in names]
     train, validation = sides(items, known)
     chosen = [i for i in (train if side == "train" else validation) if i.name in names]
     return chosen, f"{side} side ({known.protocol}, {known.sha256[:16]}) of {data.name}: {len(chosen)} images"

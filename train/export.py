@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import itertools
 import logging
 import warnings
@@ -221,8 +220,3 @@ def export_checked(
     facts = exact.facts("float32")
     facts["float16_weights_max_abs_diff"] = tried.max_abs_diff  # why they were not taken
     return full, facts
-
-
-def onnx_size(onnx_bytes: bytes) -> int:
-    """Bytes as they lie on disk."""
-    return io.BytesIO(onnx_bytes).getbuffer().nbytes

@@ -19,7 +19,9 @@ from inspector.preprocess import normalise, resize_to_input
 from train.augment import Augment
 from train.config import AugmentConfig, FitConfig, from_json, overridden, recipe, to_json
 from train.data import Item, epoch_order, ksdd_crops, load_items, make_batch, resize_mask, train_batches
+from train.evaluate import select_items
 from train.losses import location_target
+from train.predict import Predictor
 from train.split import Split, make_split, read_split, sides
 from train.synth import write_set
 
@@ -215,6 +217,19 @@ def test_synthetic_set_is_the_renderers(tmp_path: Path) -> None:
     assert len(frames) == 12
     cut, frame = items[0].image, frames[0].image
     assert cut[:, :4].mean() > frame[:, :4].mean() + 20  # the dark nest around the part is cut away
+
+
+def test_parts_are_judged_without_the_frames_shown_besides(tmp_path: Path) -> None:
+    """A split that names every third frame besides the parts is found again, and only parts are judged."""
+    write_set(tmp_path / "set", 12, seed=5)
+    items = load_items(tmp_path / "set", "synthetic", 64, whole_every=3)
+    split = make_split(items, "synthetic", "paper", 0.5, 0)
+    split.write(tmp_path / "split.json")
+    predictor = Predictor("p", 64, 0.5, 0.25, 0.5, 1, {}, tmp_path / "split.json", None)
+    judged, source = select_items(predictor, tmp_path / "set", "synthetic", None, "validation")
+    assert sorted(i.name for i in judged) == [n for n in split.validation if "#" not in n]
+    assert any("#" in name for name in split.validation)
+    assert f"{len(judged)} images" in source
 
 
 def test_recipe_survives_json() -> None:

@@ -217,13 +217,19 @@ def test_ablation_rows_are_configurations(plain_set: Path, tmp_path: Path) -> No
     assert row("base", base).model == ModelConfig(4, False, False, False)
     assert row("lsa-net", base) == base
     assert row("seg", base).loss.loc == row("seg", base).loss.diff == 0
+    weighed = small(loss=LossConfig(bce_share=1.0, batch_dice=0.5))
+    assert row("seg+loc", weighed).loss == LossConfig(bce_share=1.0, batch_dice=0.5, diff=0.0)
     assert all(row(name, base) for name in (*MODULES, *LOSSES))
     with pytest.raises(ValueError, match="no row"):
         row("lan", base)
     results = ablate(base, plain_set, tmp_path, ["base", "lsa-net"], [0, 1])
     assert [r["row"] for r in results] == ["base", "lsa-net"]
     assert len(results[0]["last_iou"]) == 2
-    assert "| lsa-net |" in (tmp_path / "ablation.md").read_text()
+    table = (tmp_path / "ablation.md").read_text().splitlines()
+    assert table[3].startswith("| lsa-net |")
+    assert len({line.count("|") for line in table}) == 1
+    ended = [load(tmp_path / f"base-seed{seed}/last.pt")["progress"]["history"][-1] for seed in (0, 1)]
+    assert results[0]["escapes"] == pytest.approx(sum(last["escapes"] for last in ended) / 2)
 
 
 @pytest.mark.slow
