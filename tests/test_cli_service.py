@@ -29,7 +29,8 @@ from inspector.link.listen import Arrival, ReferenceController
 from inspector.recipe import read_ingredients
 from tests.conftest import ROOT
 from tests.engine import networks
-from tests.station_kit import BUNDLE, Running, Wrapped, finish, running, settings, trivial
+from tests.station_kit import BUNDLE, Running, Wrapped, running, settings, trivial
+from tests.station_more_kit import AMPLE, PATIENCE_S, Journal, finish_acknowledged
 
 
 @dataclass
@@ -71,10 +72,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state directory of a line that has ended in order: good and defective parts, judged by the real engine."""
+    """The state directory of a line that has ended in order: parts judged by the real engine, and acknowledged."""
     folder = tmp_path_factory.mktemp("ledger")
     camera = {"rate_hz": 20.0, "distinct": 10, "seed": 5}
-    finish(settings(folder, camera=camera, engine={"threads": 0}, timing={"gate_ms": 5000.0, "queue": 64}), 16)
+    finish_acknowledged(settings(folder, camera=camera, engine={"threads": 0}, timing=AMPLE), 16)
     return folder / "state"
 
 
@@ -163,25 +164,6 @@ def test_keys_are_made_admitted_and_listed(tmp_path: Path, say: Any) -> None:
     assert "exists already" in again.err
 
 
-class Journal:
-    """Remembers events, and lets a test wait for one."""
-
-    def __init__(self) -> None:
-        self._came = threading.Condition()
-        self.events: list[str] = []
-
-    def tell(self, event: str, **fields: object) -> None:
-        with self._came:
-            self.events.append(event)
-            self._came.notify_all()
-
-    debug = info = warning = error = tell
-
-    def wait_for(self, event: str) -> None:
-        with self._came:
-            assert self._came.wait_for(lambda: event in self.events, 20), self.events
-
-
 def test_a_key_taken_away_shuts_its_controller_out_at_the_reload(tmp_path: Path) -> None:
     """The controller is served while its key lies there, and gone after the reload; no restart is needed."""
     keys, client = tmp_path / "keys", tmp_path / "client"
@@ -202,7 +184,7 @@ def test_a_key_taken_away_shuts_its_controller_out_at_the_reload(tmp_path: Path)
             station.station.endpoint, clock=SystemClock(), identity=b"plc", keys=ours, on_answer=on_answer
         ).start()
         try:
-            assert answered.wait(20)
+            assert answered.wait(PATIENCE_S)
             admitted.unlink()
             station.station.reload()
             journal.wait_for("controller down")
