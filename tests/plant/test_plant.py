@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import threading
 import urllib.error
@@ -277,31 +276,30 @@ def test_units_fit_what_is_shown(name: str) -> None:
 # -- Prometheus itself -------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def prometheus(folder: Path, config: dict[str, Any]) -> Iterator[str]:
-    """A Prometheus with this configuration beside the deployed rules; its address."""
+    """A Prometheus with this configuration beside the deployed rules, on a port that it took itself; its address."""
     folder.mkdir()
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    address = f"127.0.0.1:{free_port()}"
     arguments = [
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}",
-        "--log.level=error",
+        "--web.listen-address=127.0.0.1:0",
+        "--log.level=info",
     ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([str(program("prometheus")), *arguments], stdout=log, stderr=log)
+    listening = re.compile(r'msg="Listening on".* address=(\S+)')
     try:
-        yield address
+        wait_until(
+            lambda: bool(listening.search((folder / "log").read_text())) or process.poll() is not None, "no port"
+        )
+        found = listening.search((folder / "log").read_text())
+        assert found is not None, (folder / "log").read_text()
+        yield found[1]
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
 
 
 def ask(address: str, expression: str) -> list[dict[str, Any]]:
@@ -320,6 +318,7 @@ def ask(address: str, expression: str) -> list[dict[str, Any]]:
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """For what another process does in its own time."""
     clock, beat = SystemClock(), threading.Event()
     until_ns = clock.now_ns() + PATIENCE_S * 1_000_000_000
     while not holds():
