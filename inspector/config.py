@@ -88,19 +88,22 @@ class Settings(BaseSettings):
         # Only what load() hands in: file and environment are merged there, so that each value's source is known.
         return (init_settings,)
 
-    def rules_hash_source(self) -> str:
-        """Canonical text of what decides verdicts: rules, timing and the part's calibration choice."""
-        chosen = {
+    def rules_hash_source(self, operating_point: Mapping[str, float] | None = None) -> str:
+        """Canonical text of what decides verdicts: rules, timing, views, camera features, and the bundle's operating
+        point where the rules leave something to it."""
+        chosen: dict[str, Any] = {
             "decision": self.decision.model_dump(mode="json"),
             "timing": self.timing.model_dump(mode="json"),
             "views": self.camera.views,
             "features": self.camera.model_dump(mode="json")["features"],
         }
+        if operating_point is not None:
+            chosen["operating_point"] = dict(operating_point)
         return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
 
-    def short_hash(self) -> str:
+    def short_hash(self, operating_point: Mapping[str, float] | None = None) -> str:
         """First 8 bytes of SHA-256 over ``rules_hash_source``, in hex."""
-        return hashlib.sha256(self.rules_hash_source().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.rules_hash_source(operating_point).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

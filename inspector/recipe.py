@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from inspector.engine.choose import Opened, open_engine, self_test, warm_up
 from inspector.fittings import Recipe
 from inspector.frame import Hashes
 from inspector.preprocess import Calibration, Preprocess, load_calibration
+from inspector.qualification import RecipeCard
 
 OpenEngine = Callable[[Bundle], Opened]
 
@@ -27,8 +30,14 @@ class Ingredients:
     calibration: Calibration
     preprocess: Preprocess
     rules: Rules
-    settings_hash: str
+    settings_source: str
+    """What ``settings_hash`` is the hash of: rules, timing, camera features, and what the bundle adds to the rules."""
     promised: float | None = None
+
+    @property
+    def settings_hash(self) -> str:
+        """First 8 bytes of SHA-256 over ``settings_source``, in hex."""
+        return hashlib.sha256(self.settings_source.encode()).hexdigest()[:16]
 
     @property
     def station_hashes(self) -> tuple[str, str]:
@@ -39,6 +48,16 @@ class Ingredients:
         """The recipe with this engine; its hashes stand in every answer."""
         hashes = Hashes(engine.info.plan_hash[:16], *self.station_hashes)
         return Recipe(engine, self.preprocess, self.rules, hashes, self.promised)
+
+    def card(self, recipe: Recipe) -> RecipeCard:
+        """A recipe made of these, in words for change control."""
+        engine = recipe.engine.info
+        return RecipeCard(
+            recipe.hashes,
+            engine=f"{engine.bundle} {engine.backend} {engine.precision}",
+            calibration=self.calibration.file.name,
+            settings=json.loads(self.settings_source),
+        )
 
 
 def read_ingredients(settings: Settings, clock: Clock) -> Ingredients:
@@ -52,7 +71,15 @@ def read_ingredients(settings: Settings, clock: Clock) -> Ingredients:
     tiled = preprocess.tiled and roi is not None
     height, width = (roi.h, roi.w) if tiled and roi is not None else (bundle.height, bundle.width)
     rules.check(height, width, scale.mm_per_px if scale is not None else None)
-    return Ingredients(bundle, calibration, preprocess, rules, settings.short_hash(), _promised(settings, bundle))
+    return Ingredients(bundle, calibration, preprocess, rules, _source(settings, bundle), _promised(settings, bundle))
+
+
+def _source(settings: Settings, bundle: Bundle) -> str:
+    """An operating point that changes in the bundle changes verdicts, so it must change the answers' hash too."""
+    chosen = settings.decision
+    if chosen.threshold is not None and chosen.limits:
+        return settings.rules_hash_source()
+    return settings.rules_hash_source({"threshold": bundle.threshold, "min_area_px": float(bundle.min_area_px)})
 
 
 def _promised(settings: Settings, bundle: Bundle) -> float | None:

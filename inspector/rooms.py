@@ -34,6 +34,8 @@ from inspector.shadow.keeper import Shadow
 __all__ = ["MS", "Rooms", "fit_out", "keep_recipe"]
 
 MS = 1_000_000
+CHECKPOINT_BYTES = 4 << 20
+"""WAL size from which the sync thread copies it into the file; a commit never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,18 @@ class Rooms:
         """The book thread's step: settlements first, then a few old rows leave."""
         self.line.book()
         self._retain(self.retention.remove)
+
+    def keep_durable(self) -> None:
+        """The sync thread's step: what is committed to the disk, how far that is to the link, the log kept short."""
+        _, durable = self.book.sync()
+        self.link.set_progress(opened=self.line.docket.statistics().opened, durable=durable)
+        try:
+            if self.book.wal_bytes > CHECKPOINT_BYTES:
+                self.book.checkpoint()
+        except LedgerError as error:
+            self.line.conditions.raise_fault("checkpoint", str(error))
+        else:
+            self.line.conditions.clear("checkpoint")
 
     def keep_store(self, wait_s: float) -> None:
         """The store thread's step: images first, then some old rows are copied."""
@@ -97,7 +111,7 @@ def fit_out(
     )
     book.open()
     try:
-        keep_recipe(settings, ingredients.calibration)
+        keep_recipe(state, ingredients.settings_source, ingredients.calibration)
         link = ControllerLink(
             settings.link.endpoint,
             epoch=book.epoch,

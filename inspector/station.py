@@ -25,14 +25,12 @@ from inspector.health import Notifier, Tally
 from inspector.health.timings import Timings
 from inspector.journal import Log, open_journal, tell_engine, tell_part
 from inspector.line import POLL_S, Line
+from inspector.qualification import Register
 from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingredients
 from inspector.rooms import MS, Rooms, fit_out, keep_recipe
 from inspector.seat import Seat
 from inspector.vitals import Vitals
 from inspector.watch import Rekeying, Watch, take_priority
-
-CHECKPOINT_BYTES = 4 << 20
-"""WAL size from which the sync thread copies it into the file; a commit never does."""
 
 
 @dataclass(slots=True)
@@ -153,6 +151,7 @@ class Station:
             timings=self.timings,
             told=self._told,
             clock=self.clock,
+            standing=lambda: self.watch.standing,
         )
         self.watch = Watch(
             rooms,
@@ -161,6 +160,9 @@ class Station:
             notifier=self.notifier,
             clock=self.clock,
             stale_ns=int(self.settings.health.stale_ms * MS),
+            register=Register(self.settings.station.state_dir),
+            present=lambda: self.ingredients.card(self.line.recipe) if self.line.recipe is not None else None,
+            log=self.log,
         )
 
     def _start(self, ingredients: Ingredients) -> None:
@@ -171,6 +173,7 @@ class Station:
         with self.notifier.patience():
             self.seat_engine(ingredients)
         self.crew.start("answer", self.rekeying.answer, self._open_link, self.rooms.link.close)
+        self.watch.qualification()
         self.hooks.on_linked()
         self.crew.start("sync", self._sync)
         if viewers is not None:
@@ -231,15 +234,7 @@ class Station:
 
     def _sync(self) -> None:
         self._pace.wait(self.settings.ledger.sync_interval_ms / 1000)
-        _, durable = self.rooms.book.sync()
-        self.rooms.link.set_progress(opened=self.line.docket.statistics().opened, durable=durable)
-        try:
-            if self.rooms.book.wal_bytes > CHECKPOINT_BYTES:
-                self.rooms.book.checkpoint()
-        except LedgerError as error:
-            self.conditions.raise_fault("checkpoint", str(error))
-        else:
-            self.conditions.clear("checkpoint")
+        self.rooms.keep_durable()
 
     def _store(self) -> None:
         self.rooms.keep_store(POLL_S)
@@ -271,7 +266,7 @@ class Station:
         try:
             wanted = config.load(self.config_path).settings if self.config_path is not None else self.settings
             fresh = read_ingredients(wanted, self.clock)
-            keep_recipe(wanted, fresh.calibration)  # before a part is decided with it
+            keep_recipe(wanted.station.state_dir, fresh.settings_source, fresh.calibration)
             recipe = self.line.recipe
             if recipe is None or fresh.bundle.manifest != self.ingredients.bundle.manifest:
                 with self.notifier.patience(lambda: self.watch.look(loading=True)):

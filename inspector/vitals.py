@@ -20,6 +20,7 @@ from inspector.health import Tally
 from inspector.health.desk import Desk
 from inspector.health.report import Report, Section, Trouble
 from inspector.health.timings import Timings
+from inspector.qualification import Standing
 from inspector.rooms import MS, Rooms
 
 _NOTHING_YET: Mapping[str, Any] = {}
@@ -39,11 +40,13 @@ class Vitals:
         timings: Timings,
         told: Channel[tuple[Settled, int]],
         clock: Clock,
+        standing: Callable[[], Standing],
     ) -> None:
         """``told`` is the channel to the thread that feeds ``timings``."""
         self._settings, self._rooms, self._conditions, self._crew = settings, rooms, conditions, crew
         self._tally, self._timings, self._told, self._clock = tally, timings, told, clock
         self._started_ns = clock.now_ns()
+        self._standing = standing
         self.desk = Desk(status=self._status, metrics=self._metrics(), clock=clock)
 
     def open(self) -> None:
@@ -90,6 +93,7 @@ class Vitals:
             shadow=asdict(rooms.shadow.statistics()),
             engine=asdict(recipe.engine.info) if recipe is not None else _NOTHING_YET,
             hashes=asdict(recipe.hashes) if recipe is not None else _NOTHING_YET,
+            qualification=self._standing().to_json(),
             promise={"max_escape": recipe.promised} if recipe is not None else _NOTHING_YET,
             stages_stale=tuple(self._crew.stale(int(settings.health.stale_ms * MS))),
         )

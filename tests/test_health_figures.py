@@ -50,7 +50,12 @@ RECORDS = {
 }
 
 
-OTHERS = {"disk": {"free_bytes", "total_bytes"}, "station": {"epoch", "uptime_s"}, "promise": {"max_escape"}}
+OTHERS = {
+    "disk": {"free_bytes", "total_bytes"},
+    "station": {"epoch", "uptime_s"},
+    "promise": {"max_escape"},
+    "qualification": {"qualified"},
+}
 
 
 LEFT_OUT = {

@@ -28,7 +28,8 @@ enum inspector_flag {
     INSPECTOR_RESENT = 1,
     INSPECTOR_REVIEW = 2,
     INSPECTOR_CUT = 4,
-    INSPECTOR_PART_ID_CUT = 8
+    INSPECTOR_PART_ID_CUT = 8,
+    INSPECTOR_UNQUALIFIED = 16
 };
 
 /* Zero is never a verdict: cleared memory does not read as PASS. */

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from inspector.config import Settings
 from inspector.errors import ConfigError, LedgerError
 from inspector.preprocess.calibration import Calibration, load_calibration, write_beside, write_calibration
 
@@ -28,13 +27,15 @@ def rules_name(short_hash: str) -> str:
     return f"{RECIPES}/rules/{short_hash}.json"
 
 
-def keep_recipe(settings: Settings, calibration: Calibration) -> None:
-    """Write this calibration and these rules below the state directory where they are not yet. Raises LedgerError."""
-    state = settings.station.state_dir
+def keep_recipe(state: Path, settings_source: str, calibration: Calibration) -> None:
+    """Write this calibration and these rules below the state directory where they are not yet. Raises LedgerError.
+
+    ``settings_source``: the text whose hash stands in the answers as ``Hashes.settings``."""
+    text = settings_source.encode()
     try:
-        rules = state / rules_name(settings.short_hash())
+        rules = state / rules_name(hashlib.sha256(text).hexdigest()[:16])
         if not rules.is_file():
-            write_beside(rules.parent, rules.name, settings.rules_hash_source().encode())
+            write_beside(rules.parent, rules.name, text)
         folder = state / calibration_folder(calibration.hash[:16])
         if (folder / CALIBRATION_FILE).is_file():
             return
@@ -68,7 +69,8 @@ def read_kept_calibration(folder: Path, short_hash: str) -> Calibration:
 
 
 def parse_rules(data: bytes, short_hash: str, source: str) -> dict[str, Any]:
-    """What was hashed as ``Hashes.settings``: decision, timing, views, features. Raises ConfigError."""
+    """What was hashed as ``Hashes.settings``: decision, timing, views, features, and the bundle's operating point where
+    the decision leaves something to it. Raises ConfigError."""
     found = hashlib.sha256(data).hexdigest()[:16]
     if found != short_hash:
         raise ConfigError(f"rules {source} are not the ones they are kept as", expected=short_hash, found=found)

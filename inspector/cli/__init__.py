@@ -18,6 +18,7 @@ from inspector.cli import (
     ledger,
     line,
     page,
+    qualify,
     replay,
     requalify,
     review,
@@ -49,6 +50,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="inspector", description=does, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"inspector {__version__}")
     commands = Commands(parser)
-    for room in (line, page, replay, requalify, calibrate, engines, ledger, review, drill, shadow, service, install):
+    rooms = (
+        line,
+        page,
+        replay,
+        qualify,
+        requalify,
+        calibrate,
+        engines,
+        ledger,
+        review,
+        drill,
+        shadow,
+        service,
+        install,
+    )
+    for room in rooms:
         room.add(commands)
     return parser

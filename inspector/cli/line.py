@@ -117,7 +117,8 @@ def _listen(arguments: argparse.Namespace) -> int:
         answer = arrival.answer
         why = answer.reason.value if answer.reason is not None else "; ".join(answer.rules)
         number, left = f"{answer.epoch}-{answer.sequence:06d}", f"{arrival.left_us / 1000:.0f} ms left"
-        print(f"{number}  {answer.part_id:<20} {answer.verdict.value:<7} {left:>12}  {why}", flush=True)
+        mark = "" if arrival.qualified else "  (station not qualified)"
+        print(f"{number}  {answer.part_id:<20} {answer.verdict.value:<7} {left:>12}  {why}{mark}", flush=True)
 
     keys = ClientKeys.load(arguments.server_key, arguments.key) if arguments.key is not None else None
     controller = ReferenceController(arguments.endpoint, clock=SystemClock(), keys=keys, on_answer=show)

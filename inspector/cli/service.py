@@ -48,6 +48,9 @@ def status_lines(report: dict[str, Any]) -> list[str]:
     for one in report["conditions"]:
         weight = "parts are not inspected" if one["stops"] else "parts are inspected"
         lines += [f"  {one['name']}, for {_span(one['for_s'])}: {one['text']} ({weight})", f"    {one['do']}"]
+    standing = report.get("qualification", {"qualified": True})
+    if not standing["qualified"]:
+        lines += [f"  not qualified, because {standing['why']}", "    Run `inspector qualify`; answers are flagged"]
     reasons = ", ".join(f"{name} {count}" for name, count in sorted(counts["reasons"].items()))
     rows = [
         ("parts", f"{counts['triggered']} triggered, {counts['answered']} answered, {counts['acknowledged']} acked"),
@@ -66,6 +69,8 @@ def status_lines(report: dict[str, Any]) -> list[str]:
     if engine:
         rows.append(("engine", " ".join(engine[key] for key in ("bundle", "backend", "precision", "device"))))
         rows.append(("hashes", " ".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))))
+    if standing["qualified"] and "why" in standing:
+        rows.append(("standing", standing["why"]))
     rows.append(("shadow", _shadow(report.get("shadow", {}))))
     return lines + [f"  {name:<9} {text}" for name, text in rows if text]
 

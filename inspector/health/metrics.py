@@ -43,6 +43,7 @@ GAUGES = (
     ("disk", "total_bytes", "disk_total_bytes", "Size of that file system", 1.0),
     ("station", "epoch", "epoch", "Number of this run of the daemon", 1.0),
     ("station", "uptime_s", "uptime_seconds", "Since the daemon started", 1.0),
+    ("qualification", "qualified", "qualified", "1 while the station is qualified for what it decides with", 1.0),
     ("promise", "max_escape", "promise_max_escape", "Share of defective parts that may pass, as promised", 1.0),
     ("shadow", "on", "shadow_on", "1 where a shadow is configured", 1.0),
     ("shadow", "up", "shadow_up", "1 while the shadow's engine is proven and takes parts", 1.0),
@@ -132,8 +133,9 @@ class Metrics:
 
 def _sections(report: Report) -> dict[str, dict[str, Section]]:
     """Each section by its label; those without one under the empty label."""
-    plain = ("docket", "camera", "link", "viewers", "ledger", "store", "disk", "desk", "station", "shadow", "promise")
-    return {name: {"": getattr(report, name)} for name in plain} | {"queues": dict(report.queues)}
+    plain = ("docket", "camera", "link", "viewers", "ledger", "store", "disk", "desk", "station", "shadow")
+    own = (*plain, "promise", "qualification")
+    return {name: {"": getattr(report, name)} for name in own} | {"queues": dict(report.queues)}
 
 
 def _fill(

@@ -52,6 +52,8 @@ class Report:
     """Empty until an engine is seated."""
     hashes: Section
     promise: Section
+    qualification: Section
+    """qualified, why, how, by, wall_ns, note"""
     stages_stale: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
@@ -91,6 +93,7 @@ class Report:
                     ("desk", self.desk),
                     ("shadow", self.shadow),
                     ("promise", self.promise),
+                    ("qualification", self.qualification),
                 )
             },
             "stages_stale": list(self.stages_stale),

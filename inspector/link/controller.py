@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from inspector.clock import Clock
 from inspector.errors import LinkError
-from inspector.frame import Answer, Receipt, State
+from inspector.frame import Answer, Hashes, Receipt, State
 from inspector.link import wire
 from inspector.link.events import (
     Acked,
@@ -52,7 +52,7 @@ class _Peer:
 
 
 class ControllerLink:
-    """Answers out, acknowledgements and announcements in. All methods but ``wake``, ``set_state``, ``set_progress``
+    """Answers out, acknowledgements and announcements in. All methods but ``wake``, ``set_...``, ``raise_alarm``
     and ``statistics`` belong to the thread that called ``open``."""
 
     def __init__(
@@ -89,6 +89,7 @@ class ControllerLink:
         self._state, self._opened, self._durable, self._last_sequence = State.PREOPERATIONAL, 0, 0, 0
         self._heartbeat_at_ns = self._refusal_at_ns = 0
         self._alarms, self._alarm = 0, ""
+        self._qualified: frozenset[Hashes] = frozenset()
         self._events: list[Event] = []
         self._count: dict[str, int] = dict.fromkeys(_COUNTED, 0)
 
@@ -129,6 +130,10 @@ class ControllerLink:
         """Triggers opened in this epoch, and the ledger's durable watermark, for the next heartbeat. Any thread."""
         self._opened, self._durable = opened, max(self._durable, durable)
 
+    def set_qualified(self, recipes: frozenset[Hashes]) -> None:
+        """What the station is qualified to decide with; answers of anything else are flagged. Any thread."""
+        self._qualified = recipes
+
     def send(self, answer: Answer, *, durable: int = 0) -> bool:
         """Send an answer, and keep it until it is acknowledged or too late.
 
@@ -139,7 +144,10 @@ class ControllerLink:
         now_ns = self._clock.now_ns()
         if answer.epoch == self._epoch:
             self._durable = max(self._durable, durable)
-        frames = wire.pack_answer(answer, left_us=(answer.due_ns - now_ns) // 1000, durable=durable)
+        qualified = answer.hashes in self._qualified
+        frames = wire.pack_answer(
+            answer, left_us=(answer.due_ns - now_ns) // 1000, durable=durable, qualified=qualified
+        )
         waiting = self._outbox.put(answer, frames, durable, now_ns)
         return waiting is not None and self._transmit(waiting)
 

@@ -18,7 +18,7 @@ from inspector.errors import LinkError
 from inspector.frame import Answer, Verdict
 from inspector.link import wire
 from inspector.link.keys import ClientKeys
-from inspector.link.messages import AnswerMessage, RefusedMessage, StateMessage
+from inspector.link.messages import AnswerMessage, Flag, RefusedMessage, StateMessage
 from inspector.link.sockets import Wake, harden_tcp
 
 _BURST = 256
@@ -47,6 +47,7 @@ class Arrival:
     left_us: int
     arrived_ns: int
     """Monotonic, comparable with the answer's times where both run on one host."""
+    qualified: bool = True
 
     @property
     def accepted(self) -> bool:
@@ -309,7 +310,7 @@ class ReferenceController:
             if len(self._known) > self._keep:
                 self._known.popitem(last=False)
             self._last = max(self._last, key)
-            arrival = Arrival(answer, message.left_us, arrived_ns)
+            arrival = Arrival(answer, message.left_us, arrived_ns, Flag.UNQUALIFIED not in message.flags)
             self._count["received"] += 1
             self._count[_BY_VERDICT[answer.verdict]] += 1
             self._count["accepted"] += arrival.accepted

@@ -30,6 +30,8 @@ class Flag(enum.IntFlag):
     """The detail lists less than the ledger keeps."""
     PART_ID_CUT = 8
     """The part id does not fit into the header's 32 bytes; the detail has it whole."""
+    UNQUALIFIED = 16
+    """The station was not qualified for what this answer was decided with when it was first packed."""
 
 
 # Zero is never a valid verdict, so that cleared memory cannot read as PASS.

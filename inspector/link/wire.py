@@ -69,8 +69,10 @@ class _Header:
     part_id: bytes
 
 
-def pack_answer(answer: Answer, *, left_us: int, durable: int, resent: bool = False) -> list[bytes]:
-    """An answer as [header, detail]. Same answer, same bytes, but for left_us, durable, RESENT and the CRC.
+def pack_answer(
+    answer: Answer, *, left_us: int, durable: int, resent: bool = False, qualified: bool = True
+) -> list[bytes]:
+    """An answer as [header, detail]. Same answer, same bytes, but for left_us, durable, RESENT, UNQUALIFIED and CRC.
 
     A part id above 32 bytes and a detail above 60 000 bytes are cut and flagged, never refused: an answer must go out.
     Raises LinkError for what no part of the line may produce: a number out of range, NaN, a reason that does not
@@ -83,6 +85,7 @@ def pack_answer(answer: Answer, *, left_us: int, durable: int, resent: bool = Fa
     flags |= Flag.REVIEW if answer.review else _NO_FLAGS
     flags |= Flag.CUT if cut else _NO_FLAGS
     flags |= Flag.PART_ID_CUT if part_id_cut else _NO_FLAGS
+    flags |= _NO_FLAGS if qualified else Flag.UNQUALIFIED
     hashes = answer.hashes
     return _pack(
         Kind.ANSWER,
@@ -168,9 +171,17 @@ def restamp(frames: Sequence[bytes], *, left_us: int, durable: int, resent: bool
 
 
 def content_digest(frames: Sequence[bytes]) -> bytes:
-    """16 bytes that name an answer's content: equal for two copies of one answer, whenever they were sent."""
+    """16 bytes that name an answer's content: equal for two copies of one answer, whenever they were sent.
+
+    UNQUALIFIED is no content: it speaks of the station, which may be qualified between two sendings."""
     still = restamp(frames, left_us=0, durable=0, resent=False)
+    still[0] = _without(still[0], Flag.UNQUALIFIED)
     return hashlib.blake2b(still[0][:_CRC_AT] + still[1], digest_size=16).digest()
+
+
+def _without(header: bytes, flag: Flag) -> bytes:
+    flags = int.from_bytes(header[_FLAGS_AT : _FLAGS_AT + 2], "little") & ~flag
+    return header[:_FLAGS_AT] + flags.to_bytes(2, "little") + header[_FLAGS_AT + 2 :]
 
 
 def clamp_left_us(left_us: int) -> int:

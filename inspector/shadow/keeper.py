@@ -252,7 +252,7 @@ class Shadow:
         return {
             "tables": tables,
             "calibration": self._hashes[0],
-            "settings": self._hashes[1],
+            "settings": self._settings.short_hash(),  # without an operating point: the shadow's bundle has its own
             "root": root,
             "keep": wanted.flips,
             "min_free_bytes": int(self._settings.store.min_free_mb * 1e6),

@@ -62,7 +62,8 @@ class Bench:
     """The shadow's engine on the line's own way from frame to verdict."""
 
     def __init__(self, order: Mapping[str, Any]) -> None:
-        """Open and prove the engine. ``order``: the settings as tables, the live hashes, and where to write.
+        """Open and prove the engine. ``order``: the settings as tables and their hash, the live calibration's, where
+        to write.
 
         Raises ConfigError, EngineError or LedgerError."""
         import cv2
@@ -77,7 +78,7 @@ class Bench:
         self._clock = SystemClock()
         settings = load(None, {}, **order["tables"]).settings
         ingredients = read_ingredients(settings, self._clock)
-        here = ingredients.station_hashes
+        here = ingredients.calibration.hash[:16], settings.short_hash()
         if here != (order["calibration"], order["settings"]):
             raise ConfigError(
                 "the calibration on the disk is not the one that the line runs with",

@@ -27,8 +27,8 @@ def test_each_recipe_is_kept_once_and_read_back_whole(tmp_path: Path) -> None:
     calibration = load_calibration(CALIBRATION)
     kept = []
     for threshold in (0.4, 0.6, 0.4):
-        settings = load(None, {}, station={"state_dir": tmp_path}, decision={"threshold": threshold}).settings
-        keep_recipe(settings, calibration)
+        settings = load(None, {}, decision={"threshold": threshold}).settings
+        keep_recipe(tmp_path, settings.rules_hash_source(), calibration)
         kept.append(tmp_path / rules_name(settings.short_hash()))
         rules = parse_rules(kept[-1].read_bytes(), settings.short_hash(), "here")
         assert rules["decision"]["threshold"] == threshold
@@ -43,7 +43,7 @@ def test_each_recipe_is_kept_once_and_read_back_whole(tmp_path: Path) -> None:
 def test_the_whole_frame_is_a_calibration_too(tmp_path: Path) -> None:
     """A station without a calibration file keeps the one that says so."""
     calibration = load_calibration(None)
-    keep_recipe(load(None, {}, station={"state_dir": tmp_path}).settings, calibration)
+    keep_recipe(tmp_path, load(None, {}).settings.rules_hash_source(), calibration)
     short = calibration.hash[:16]
     assert read_kept_calibration(tmp_path / calibration_folder(short), short).file == calibration.file
 
@@ -51,8 +51,8 @@ def test_the_whole_frame_is_a_calibration_too(tmp_path: Path) -> None:
 def test_a_changed_recipe_is_refused(tmp_path: Path) -> None:
     """Rules and calibrations that are not what their name says decide nothing."""
     calibration = load_calibration(CALIBRATION)
-    settings = load(None, {}, station={"state_dir": tmp_path}).settings
-    keep_recipe(settings, calibration)
+    settings = load(None, {}).settings
+    keep_recipe(tmp_path, settings.rules_hash_source(), calibration)
     rules = tmp_path / rules_name(settings.short_hash())
     with pytest.raises(ConfigError, match="not the ones they are kept as"):
         parse_rules(rules.read_bytes().replace(b"150.0", b"151.0"), settings.short_hash(), "here")

@@ -107,6 +107,11 @@ def vectors() -> Iterator[tuple[str, list[bytes], dict[str, Any]]]:
     ):
         frames = wire.pack_answer(answer, left_us=left_us, durable=durable, resent=resent)
         yield name, frames, _answer_fields(answer, left_us, durable, resent)
+    yield (
+        "answer-pass-unqualified",
+        wire.pack_answer(_PASS, left_us=116_500, durable=0, qualified=False),
+        _answer_fields(_PASS, 116_500, 0, False),
+    )
     for state in State:
         fields = {"epoch": 7, "last_sequence": 12, "opened": 14, "durable": 11, "sent_ns": 81_200_000_000}
         yield (

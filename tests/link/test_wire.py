@@ -60,6 +60,19 @@ def test_same_answer_same_bytes(answer: Answer, left_us: int, durable: int, rese
 
 
 @settings(deadline=None)
+@given(answers)
+def test_a_flagged_copy_is_the_same_answer(answer: Answer) -> None:
+    """UNQUALIFIED speaks of the station, not of the part: both copies have one digest and read as one answer."""
+    plain = wire.pack_answer(answer, left_us=1, durable=0)
+    flagged = wire.pack_answer(answer, left_us=1, durable=0, qualified=False)
+    one, other = wire.unpack(plain), wire.unpack(flagged)
+    assert isinstance(one, AnswerMessage) and isinstance(other, AnswerMessage)
+    assert (one.answer, one.flags | Flag.UNQUALIFIED) == (other.answer, other.flags) != (one.answer, one.flags)
+    assert wire.content_digest(plain) == wire.content_digest(flagged)
+    assert wire.restamp(flagged, left_us=1, durable=0, resent=False) == flagged
+
+
+@settings(deadline=None)
 @given(answers, st.floats(allow_nan=False, allow_infinity=False))
 def test_other_content_other_digest(answer: Answer, score: float) -> None:
     """An answer with another content has another digest."""

@@ -166,7 +166,7 @@ def test_another_calibration_on_the_disk_is_refused(tmp_path: Path) -> None:
     """The shadow judges with what the line runs with, not with what was saved since."""
     one = bundle(tmp_path, "one")
     wanted = settings(tmp_path, engine={"bundle": one.path})
-    calibration, rules = read_ingredients(wanted, SystemClock()).station_hashes
+    calibration, rules = read_ingredients(wanted, SystemClock()).calibration.hash[:16], wanted.short_hash()
     order = {"tables": wanted.model_dump(mode="json"), "root": str(tmp_path / "shadow"), "keep": 3, "min_free_bytes": 0}
     with pytest.raises(ConfigError, match="Reload the daemon"):
         Bench(order | {"calibration": "0" * 16, "settings": rules})
