@@ -152,7 +152,7 @@ class Lossy(Counted):
 
 
 def test_a_lost_view_makes_its_part_invalid(tmp_path: Path) -> None:
-    """That part alone, VIEW_MISSING or as the frame that was lost; never a PASS on the views that came."""
+    """That part alone, as VIEW_MISSING; there is no PASS on the views that came."""
     wanted = settings(tmp_path, camera={"views": 3, "rate_hz": 90.0}, timing=AMPLE)
     lossy: Any = {"wrap_camera": lambda camera: Lossy(camera, 12)}
     with running(wanted, wrap_engine=wrap(trivial), **lossy) as seen:
