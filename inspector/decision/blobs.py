@@ -1,34 +1,35 @@
-"""Connected blobs of a thresholded map and their measures: vectorised, in time that depends on pixels, not on shapes.
+"""Connected blobs of a thresholded map and their sums: vectorised, in time that depends on pixels, not on shapes.
 
 Measures are exact under flips and shifts: differences of pixel positions are taken as whole numbers before they are
-scaled. Length is the largest, width the smallest calliper (Feret diameter) over the blob's pixels, each pixel taken as
-a disc of its own size: a run of n pixels is n long and 1 wide in any direction (where the map's two scales differ, to
-a quarter of a pixel). Unlike the sides of the smallest rectangle, both can only shrink when a blob loses pixels.
+scaled.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector.decision.callipers import Extents, Floats, Ints, Points, extents
+from inspector.decision.runs import joined, row_runs
 from inspector.frame import BoolMap, FloatMap, Shape
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 STRIP_ELONGATION = 4.0
 """Length squared over area: 1.3 for a disc, 2 for a square, about L / W for a strip, straight or bent."""
 POINT_SHARE = 1.0 / 16.0
 """A defect that is no strip is a point up to this share of the map's longer side, a block beyond."""
+LISTED_MAX = 256
+"""Defects that a decision lists, largest first. All are judged; a map of noise must not swell the ledger."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blobs:
-    """Blobs of one map; entry i of every array is blob i. Order: largest first, then topmost, then leftmost."""
+class Blobs(NamedTuple):
+    """Blobs of one map; entry i is blob i. Order: first mask, second mask; in each largest, topmost, leftmost first."""
 
+    judged: int
+    """So many of them are of the first mask; then up to LISTED_MAX of the second one."""
     area: Ints
     """Map pixels."""
     x: Floats
@@ -38,207 +39,108 @@ class Blobs:
     score_max: Floats
     zones: Ints
     """B x Z: pixels of the blob in zone z; column 0 outside all zones. B x 1 without zones."""
-    runs: NDArray[np.int32]
-    """R x 2 x 2: (y, x) of the first and last pixel of each row run, blob by blob: all that outlines need."""
+    label: Ints
+    """Place of the blob among the runs."""
+    begin: Points
+    """R: first pixel of each row run as x + iy, blob by blob, in each from top to bottom: all that outlines need."""
+    end: Points
+    """R: its last pixel."""
     first: Ints
-    """B + 1: the runs of blob i are ``runs[first[i] : first[i + 1]]``."""
-
-    def __len__(self) -> int:
-        return int(self.area.size)
+    """B + 1: the runs of blob i are ``first[label[i]]`` to ``first[label[i] + 1]``."""
 
 
-def find(mask: BoolMap, scores: FloatMap, owner: NDArray[np.uint8] | None, zone_count: int) -> Blobs:
-    """8-connected blobs of ``mask`` (H x W bool). ``owner``: H x W, which of ``zone_count`` zones a pixel is in."""
-    pitch, begin, size = _row_runs(mask)
-    y = begin // pitch
-    x = begin - y * pitch
-    label, count = _joined(begin, begin + size, pitch)
-    # All sums are exact in float64 (positions whole, scores float32), so that nothing depends on the order of pixels.
-    area = np.bincount(label, size, count)
-    mean_x = np.bincount(label, size * x + (size * (size - 1) >> 1), count) / area
-    mean_y = np.bincount(label, size * y, count) / area
-    order = np.lexsort((mean_x, mean_y, -area))
-    rank = np.empty(count, np.uint16 if count <= 1 << 16 else np.int64)  # 16 bits are sorted twice as fast
-    rank[order] = np.arange(count)
-    blob = rank[label]
-    by_blob = blob.argsort(kind="stable")
-    size, x, y = size[by_blob], x[by_blob], y[by_blob]
+def find(masks: Sequence[BoolMap], scores: FloatMap, owner: NDArray[np.uint8] | None, zone_count: int) -> Blobs:
+    """8-connected blobs of each of one or two masks (H x W bool, no pixel in common), as one list.
+
+    ``owner``: H x W, which of ``zone_count`` zones a pixel is in.
+    """
+    pitch, (begin, end) = row_runs(masks)
+    first_run, label = joined(begin, end, pitch, scores.shape[0])
+    judged = count = first_run.size
+    if len(masks) > 1:
+        offset = (scores.shape[0] + 1) * pitch
+        second = begin.searchsorted(offset)
+        judged = int(first_run.searchsorted(second))
+        begin[second:] -= offset
+        end[second:] -= offset
+    by_blob = label.argsort(kind="stable")
+    begin, end = begin.take(by_blob), end.take(by_blob)
     first = np.zeros(count + 1, np.int64)
-    np.cumsum(np.bincount(blob, minlength=count), out=first[1:])
-    # the pixels, blob by blob
+    np.bincount(label, minlength=count).cumsum(out=first[1:])
+    size, y = end - begin, begin // pitch
+    left = np.empty(y.size, np.complex128)
+    left.real, left.imag = begin - y * pitch, y
+    right = left + (size - 1)
+    # All sums are exact in float64 (positions whole, scores float32), so that nothing depends on the order of pixels.
+    area = _sums(np.add, size, first[:-1])
+    centre = _sums(np.add, (left + right) * size, first[:-1])
+    twice = area + area
+    x_mean, y_mean = centre.real / twice, centre.imag / twice
+    total, top, zones = _over_pixels(begin - y, size, first[:-1], area, scores, owner, zone_count)
+    key = -area
+    key[judged:] += scores.size
+    order = np.lexsort((x_mean, y_mean, key))[: judged + LISTED_MAX]
+    mean, area = (total / area)[order], area[order]
+    return Blobs(judged, area, x_mean[order], y_mean[order], mean, top[order], zones[order], order, left, right, first)
+
+
+def _over_pixels(
+    begin: Ints, size: Ints, first: Ints, area: Ints, scores: FloatMap, owner: NDArray[np.uint8] | None, zone_count: int
+) -> tuple[Floats, Floats, Ints]:
+    """Sum and highest of the scores of each blob, and its pixels in each zone.
+
+    ``begin``, ``size``: flat index of the first pixel, and length, of each row run; ``first[i]``: blob i's first run.
+    """
     behind = size.cumsum()
-    at = np.repeat(begin[by_blob] - y + size - behind, size)
-    at += np.arange(at.size)
+    at = (begin + size - behind).repeat(size)
+    at += _places(scores.size)[: at.size]
     values = scores.ravel().take(at)
-    start = (behind - size)[first[:-1]]
-    area = area[order]
-    total = top = np.zeros(0)
-    if count:
-        total = np.add.reduceat(values, start, dtype=np.float64)
-        top = np.maximum.reduceat(values, start).astype(np.float64)
-    pixels = area.astype(np.int64)
-    zones = pixels[:, None]
+    start = (behind - size).take(first)
+    total, top = _sums(np.add, values.astype(np.float64), start), _sums(np.maximum, values, start)
+    zones = area[:, None]
     if owner is not None:
         columns = zone_count + 1
-        cell = np.repeat(np.arange(count) * columns, pixels) + owner.ravel().take(at)
-        zones = np.bincount(cell, minlength=count * columns).reshape(count, columns)
-    runs = np.empty((size.size, 2, 2), np.int32)
-    runs[:, :, 0], runs[:, 0, 1], runs[:, 1, 1] = y[:, None], x, x + size - 1
-    return Blobs(pixels, mean_x[order], mean_y[order], total / area, top, zones, runs, first)
+        cell = np.arange(0, area.size * columns, columns).repeat(area) + owner.ravel().take(at)
+        zones = np.bincount(cell, minlength=area.size * columns).reshape(area.size, columns)
+    return total, top.astype(np.float64), zones
 
 
-def _row_runs(mask: BoolMap) -> tuple[int, Ints, Ints]:
-    """The row runs of ``mask`` in reading order, where each row is followed by a pixel of nothing: pixels from one row
-    to the next; flat index of the first pixel of each run, and its length."""
-    height, width = mask.shape
-    pitch = width + 1
-    padded = np.zeros((height * pitch + 9) // 8 * 8 + 1, np.uint8)  # one pixel goes before, and whole words follow
-    padded[1 : height * pitch + 1].reshape(height, pitch)[:, :width] = mask
-    changes = padded[1:] ^ padded[:-1]
-    # Changes are rare: looked for in words of eight pixels first, it takes half the time.
-    words = changes.view(np.uint64)
-    found = (words != 0).nonzero()[0]
-    lane = words[found].view(np.bool_).nonzero()[0]
-    edges = (found[lane >> 3] << 3) + (lane & 7)
-    begin = edges[::2]
-    return pitch, begin, edges[1::2] - begin
+def _sums(add: np.ufunc, values: NDArray[Any], first: Ints) -> NDArray[Any]:
+    """``add.reduceat``, also where there is nothing."""
+    return np.asarray(add.reduceat(values, first)) if first.size else values[:0]
 
 
-def _joined(begin: Ints, end: Ints, pitch: int) -> tuple[Ints, int]:
-    """For each row run which blob it belongs to (from 0, in reading order of first pixels), and how many there are.
-
-    A run touches those of the row above that reach from a pixel before its first to a pixel behind its last one. Each
-    run points at the first that it touches, and pointers are followed to their ends, all at once (Shiloach and
-    Vishkin 1982). cv2's labelling of the pixels takes twice as long on a map with 50 blobs, four times with two.
-    """
-    above = end.searchsorted(begin - (pitch + 1), "right")
-    touching = begin.searchsorted(end - (pitch - 1)) - above
-    own = np.arange(begin.size)
-    root = _followed(np.where(touching > 0, above, own))
-    several = (touching > 1).nonzero()[0]
-    if several.size:
-        more = touching[several] - 1
-        one = np.repeat(several, more)
-        other = np.arange(one.size) + np.repeat(above[several] + 1 + more - more.cumsum(), more)
-        while one.size:
-            low, high = np.minimum(root[one], root[other]), np.maximum(root[one], root[other])
-            apart = (low != high).nonzero()[0]
-            one, other = one[apart], other[apart]
-            np.minimum.at(root, high[apart], low[apart])
-            root = _followed(root)
-    is_first = root == own
-    return (is_first.cumsum() - 1)[root], int(np.count_nonzero(is_first))
-
-
-def _followed(pointer: Ints) -> Ints:
-    """Each pointer to the end of its chain."""
-    while True:
-        further = pointer[pointer]
-        if (further == pointer).all():
-            return pointer
-        pointer = further
-
-
-@dataclass(frozen=True, slots=True)
-class Extents:
-    """Outer measures of the blobs that were asked for; entry i belongs to ``which[i]``."""
-
-    length_px: Floats
-    """Frame pixels."""
-    width_px: Floats
-    box: Ints
-    """N x 4: x, y, width, height in map pixels."""
+@lru_cache(8)
+def _places(count: int) -> Ints:
+    """0, 1 ... ``count`` - 1, kept: it is long, and the same for every map."""
+    places = np.arange(count)
+    places.setflags(write=False)
+    return places
 
 
 def measure(blobs: Blobs, which: Ints, scale_x: float, scale_y: float) -> Extents:
     """Length, width and box of the blobs ``which``; scales in frame pixels per map pixel."""
-    if which.size == 0:
-        return Extents(np.zeros(0), np.zeros(0), np.zeros((0, 4), np.int64))
-    points = blobs.runs.reshape(-1, 1, 2)  # sorted by y, then x; cv2 sorts them so itself, and is faster when they are
-    begin, end = (2 * blobs.first[which]).tolist(), (2 * blobs.first[which + 1]).tolist()
-    hull = cv2.convexHull
-    hulls = [hull(points[a:b]) for a, b in zip(begin, end, strict=True)]
-    corners = np.asarray(np.concatenate(hulls)[:, 0], np.int32)
-    first = np.zeros(which.size + 1, np.int64)
-    np.cumsum([len(each) for each in hulls], out=first[1:])
-    length, width = callipers(corners, first, scale_y, scale_x)
-    box = _boxes(blobs, which)
-    if scale_x != scale_y:  # then two pixels one above the other can be wider than high
-        width = np.minimum(width, np.minimum(box[:, 2] * scale_x, box[:, 3] * scale_y))
-    return Extents(length, width, box)
+    begin, end, first, label = blobs.begin, blobs.end, blobs.first, blobs.label
+    if which.size == first.size - 1:
+        length, width, box = extents(begin, end, first, scale_x, scale_y)
+        return Extents(length.take(label), width.take(label), box.take(label, axis=0))
+    label = label.take(which)
+    size = np.diff(first).take(label)
+    behind = size.cumsum()
+    runs = np.arange(size.sum()) + (first.take(label) + size - behind).repeat(size)
+    return extents(begin.take(runs), end.take(runs), np.append(0, behind), scale_x, scale_y)
 
 
-def _boxes(blobs: Blobs, which: Ints) -> Ints:
-    """N x 4: x, y, width, height in map pixels."""
-    first, last = blobs.first[:-1], blobs.first[1:] - 1
-    box = np.empty((which.size, 4), np.int64)
-    box[:, 0] = np.minimum.reduceat(blobs.runs[:, 0, 1], first)[which]
-    box[:, 1] = blobs.runs[first[which], 0, 0]
-    box[:, 2] = np.maximum.reduceat(blobs.runs[:, 1, 1], first)[which] + 1 - box[:, 0]
-    box[:, 3] = blobs.runs[last[which], 0, 0] + 1 - box[:, 1]
-    return box
+_POINT, _STRIP, _BLOCK = Shape.POINT, Shape.STRIP, Shape.BLOCK  # an enum's own look-up takes longer than the rest
 
 
-def callipers(corners: NDArray[np.int32], first: Ints, scale_u: float, scale_v: float) -> tuple[Floats, Floats]:
-    """Largest and smallest calliper of convex polygons: N x 2 corners (u, v) as cv2.convexHull orders them, polygon
-    after polygon, polygon i from ``first[i]`` to ``first[i + 1]`` -> B lengths, B widths in frame pixels.
-
-    Rotating callipers (Shamos 1978), for all edges of all polygons at once: the corner farthest from an edge begins
-    the first edge that has turned by at least half a turn. The two corners farthest apart are such a corner and the
-    first of its edge. Length = longest of these distances plus a pixel, width = shortest distance of such a corner
-    from its edge plus a pixel.
-    """
-    begin = first[:-1]
-    following = np.arange(1, len(corners) + 1)
-    following[first[1:] - 1] = begin
-    at = corners.astype(np.float64).view(np.complex128)[:, 0]  # u + iv: half the steps
-    edge = at[following] - at
-    opposite = _opposite(edge, first, following)
-    span = at[opposite] - at
-    cross = np.abs((edge.conj() * span).imag)
-    edge_px = np.sqrt(edge.real**2 + edge.imag**2)
-    if scale_u == scale_v:
-        reach = np.maximum.reduceat(span.real**2 + span.imag**2, begin)
-        across = np.minimum.reduceat(cross / np.maximum(edge_px, 1.0), begin)
-        return (np.sqrt(reach) + 1.0) * scale_u, (across + 1.0) * scale_u
-    beyond = at[following[opposite]] - at
-    reach = np.maximum(_stretched(span, scale_u, scale_v), _stretched(beyond, scale_u, scale_v))
-    length = np.maximum(np.maximum.reduceat(reach, begin), max(scale_u, scale_v))
-    # the edge's normal is (-ev * scale_v, eu * scale_u) / edge, and the pixel an ellipse of those scales
-    edge_frame_px = np.sqrt((edge.real * scale_u) ** 2 + (edge.imag * scale_v) ** 2)
-    with np.errstate(invalid="ignore"):
-        across = (cross + edge_px) * (scale_u * scale_v) / edge_frame_px
-    across[edge_px == 0.0] = min(scale_u, scale_v)  # a single pixel
-    return length, np.minimum.reduceat(across, begin)
-
-
-def _opposite(edge: NDArray[np.complex128], first: Ints, following: Ints) -> Ints:
-    """For each edge the corner farthest from it, found by bisection on the edges' angles."""
-    angle, count = np.arctan2(edge.imag, edge.real), np.diff(first)
-    turned = angle - np.repeat(angle[first[:-1]], count)
-    turned[turned < 0.0] += _TURN
-    key = turned + np.repeat(np.arange(0.0, 8.0 * count.size, 8.0), count)
-    # Edges of a pixel grid differ by far more than 1e-9 in angle or not at all: parallel ones are always hit.
-    half, past = _TURN / 2 - 1e-9, _TURN / 2 + 1e-9
-    found = np.searchsorted(key, key + np.where(turned < past, half, -past))
-    return np.asarray(following[found - 1], np.int64)  # past a polygon's last edge comes its first
-
-
-def _stretched(span: NDArray[np.complex128], scale_u: float, scale_v: float) -> Floats:
-    """Length of ``span`` in frame pixels plus the pixel's own extent along it, where its two scales differ."""
-    u, v = (span.real * scale_u) ** 2, (span.imag * scale_v) ** 2
-    reach = np.sqrt(u + v)
-    return np.asarray(reach + np.sqrt(u * scale_u**2 + v * scale_v**2) / np.maximum(reach, 1e-9))
-
-
-_TURN = 2.0 * np.pi
-_SHAPES = (Shape.POINT, Shape.STRIP, Shape.BLOCK)
-
-
-def shape_classes(area_px: Floats, length_px: Floats, point_length_px: float) -> list[Shape]:
-    """STRIP when long for its area (and no speck), else POINT up to ``point_length_px``, else BLOCK."""
-    strip = (length_px > point_length_px / 2) & (length_px * length_px >= STRIP_ELONGATION * area_px)
-    return [_SHAPES[i] for i in np.where(strip, 1, np.where(length_px <= point_length_px, 0, 2)).tolist()]
+def shape_classes(areas_px: list[float], lengths_px: list[float], point_px: float) -> list[Shape]:
+    """STRIP when long for its area (and no speck), else POINT up to a length of ``point_px``, else BLOCK."""
+    compact = [_POINT if length <= point_px else _BLOCK for length in lengths_px]
+    return [
+        _STRIP if length > point_px / 2 and length * length >= STRIP_ELONGATION * area else shape
+        for area, length, shape in zip(areas_px, lengths_px, compact, strict=True)
+    ]
 
 
 def smallest_gap(blobs: Blobs, boxes: Ints, which: Ints, scale_x: float, scale_y: float, below: float) -> float:
@@ -273,8 +175,9 @@ def _outline(blobs: Blobs, index: int, box: Ints) -> Ints:
     """Pixels (x, y) of the blob that have a neighbour outside it."""
     x, y, width, height = (int(each) for each in box)
     own = np.zeros((height + 2, width + 2), np.bool_)
-    for (row, left), (_, right) in blobs.runs[blobs.first[index] : blobs.first[index + 1]].tolist():
-        own[row - y + 1, left - x + 1 : right - x + 2] = True
+    runs = slice(*blobs.first[blobs.label[index] :][:2])
+    for first, last in zip(blobs.begin[runs].tolist(), blobs.end[runs].tolist(), strict=True):
+        own[int(first.imag) - y + 1, int(first.real) - x + 1 : int(last.real) - x + 2] = True
     inner = own[1:-1, :-2] & own[1:-1, 2:] & own[:-2, 1:-1] & own[2:, 1:-1]
     rows, columns = np.nonzero(own[1:-1, 1:-1] & ~inner)
     return np.stack((columns + x, rows + y), axis=1).astype(np.int64)

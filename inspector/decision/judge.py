@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspector.decision import blobs as blob
-from inspector.decision.blobs import Blobs, Extents
-from inspector.decision.rules import MINIMUMS, Limits, Rules
+from inspector.decision.blobs import LISTED_MAX, Blobs
+from inspector.decision.callipers import Extents, Floats, Ints
+from inspector.decision.rules import Limits, Rules
 from inspector.frame import BoolMap, Decision, Defect, FloatMap, Geometry, Reason, Verdict, invalid
 
 _ONE_AS_BITS = 0x3F800000
-LISTED_MAX = 256
-"""Defects that a decision lists, largest first. All are judged; a map of noise must not swell the ledger."""
 
 
 def decide(score_map: FloatMap, rules: Rules, geometry: Geometry) -> tuple[Decision, BoolMap]:
@@ -38,27 +38,23 @@ def decide(score_map: FloatMap, rules: Rules, geometry: Geometry) -> tuple[Decis
             text = f"{bad} of {score_map.size} map values are not in 0..1"
             return invalid(Reason.NOT_FINITE, text), np.zeros(score_map.shape, np.bool_)
         peak = int(flat.argmax())
-    highest = float(flat[peak])
+    highest = flat[peak]
     rules.require_scale(geometry.mm_per_px)
     zones = rules.zone_map(*score_map.shape)
+    inspected = zones.inspected if zones is not None else None
+    score = float(highest)
+    if inspected is not None and not inspected.ravel()[peak]:
+        score = float(score_map.max(where=inspected, initial=0.0))
+    if highest < rules.threshold32:
+        return Decision(Verdict.PASS, score=score), np.zeros(score_map.shape, np.bool_)
     mask: BoolMap = score_map >= rules.threshold32
-    inspected = mask
-    if zones is not None and zones.inspected is not None:
-        inspected = mask & zones.inspected
-        if not zones.inspected.ravel()[peak]:
-            highest = float(score_map.max(where=zones.inspected, initial=0.0))
-    if not mask.any():
-        return Decision(Verdict.PASS, score=highest), mask
+    masks = (mask,) if inspected is None else (mask & inspected, mask > inspected)
     owner, count = (zones.owner, len(rules.zones)) if zones is not None else (None, 0)
-    found = blob.find(inspected, score_map, owner, count)
+    found = blob.find(masks, score_map, owner, count)
     failing, defects = _judge(found, rules, geometry, score_map.shape)
-    if inspected is not mask and (beside := mask & ~inspected).any():
-        ignored = blob.find(beside, score_map, owner, count)
-        counts = np.zeros(len(ignored), np.bool_)
-        defects += _defects(_sized(ignored, geometry, everything=False), counts, rules, geometry, score_map.shape)
     if not failing.texts:
-        return Decision(Verdict.PASS, defects=defects, score=highest), mask
-    return Decision(Verdict.FAIL, None, failing.texts, defects, highest, failing.review), mask
+        return Decision(Verdict.PASS, defects=defects, score=score), mask
+    return Decision(Verdict.FAIL, None, failing.texts, defects, score, failing.review), mask
 
 
 def worst(decisions: Sequence[Decision]) -> Decision:
@@ -83,37 +79,36 @@ def worst(decisions: Sequence[Decision]) -> Decision:
     return Decision(Verdict.FAIL, None, texts, defects, score, all(each.review for _, each in failed))
 
 
-@dataclass(frozen=True, slots=True)
-class _Failing:
+class _Failing(NamedTuple):
     texts: tuple[str, ...]
     review: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Sized:
+class _Sized(NamedTuple):
     """Blobs with everything that limits speak of, in frame units."""
 
     blobs: Blobs
-    area_px: NDArray[np.float64]
+    area_px: Floats
     extents: Extents
     measured: bool
     """False: too many to measure them all, no limit needs it, and lengths, widths and boxes are 0."""
     scale: tuple[float, float]
-    mm: float | None
+    mm: float
+    """Millimetres per frame pixel; 0 while unknown, where limits in millimetres were refused before."""
+    measures: tuple[tuple[Floats | Ints, float], ...]
+    """What minimums speak of, in their order, each with the figure that turns it into the limit's unit."""
 
 
 def _judge(
     found: Blobs, rules: Rules, geometry: Geometry, shape: tuple[int, ...]
 ) -> tuple[_Failing, tuple[Defect, ...]]:
     sized = _sized(found, geometry, everything=rules.of_extent)
-    regions = [("", rules.limits, rules.review)]
-    regions += [("" if zone.ignore else zone.name, zone.limits, zone.review) for zone in rules.zones]
-    counts = np.zeros(len(found), np.bool_)
+    counts = np.zeros(found.area.size, np.bool_)
     hard: list[str] = []
     reviewed: list[tuple[str, Limits, int, NDArray[np.bool_]]] = []
-    for index, (name, limits, review) in enumerate(regions):
+    for index, name, limits, review in rules.regions:
         touching = found.zones[:, index] > 0
-        if not touching.any():
+        if not np.count_nonzero(touching):
             continue
         place = f"zone {name}: " if name else ""
         counting = _reaching(sized, limits, touching)
@@ -132,35 +127,29 @@ def _judge(
 
 def _sized(found: Blobs, geometry: Geometry, *, everything: bool) -> _Sized:
     scale = (geometry.scale_x, geometry.scale_y)
-    size = len(found)
-    measured = everything or size <= LISTED_MAX
+    mm = geometry.mm_per_px or 0.0
+    size = found.area.size
+    measured = everything or found.judged <= LISTED_MAX
     extents = (
         blob.measure(found, np.arange(size), *scale)
         if measured
         else Extents(np.zeros(size), np.zeros(size), np.zeros((size, 4), np.int64))
     )
     area_px = np.asarray(found.area * (scale[0] * scale[1]), np.float64)
-    return _Sized(found, area_px, extents, measured, scale, geometry.mm_per_px)
+    length, width = extents.length_px, extents.width_px
+    measures = (
+        *((area_px, 1.0), (found.area, 1.0), (area_px, mm * mm)),
+        *((length, 1.0), (length, mm), (width, 1.0), (width, mm)),
+        *((found.score_mean, 1.0), (found.score_max, 1.0)),
+    )
+    return _Sized(found, area_px, extents, measured, scale, mm, measures)
 
 
 def _reaching(sized: _Sized, limits: Limits, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of the blobs ``among`` reach every minimum."""
-    mm = sized.mm or 0.0  # limits in mm without a scale were refused before
-    extents, blobs = sized.extents, sized.blobs
-    measures: tuple[tuple[NDArray[np.float64] | NDArray[np.int64], float], ...] = (
-        (sized.area_px, 1.0),
-        (blobs.area, 1.0),
-        (sized.area_px, mm * mm),
-        (extents.length_px, 1.0),
-        (extents.length_px, mm),
-        (extents.width_px, 1.0),
-        (extents.width_px, mm),
-        (blobs.score_mean, 1.0),
-        (blobs.score_max, 1.0),
-    )  # in the order of MINIMUMS
     out = among
     for place, least in limits.least:
-        values, unit = measures[place]
+        values, unit = sized.measures[place]
         out = out & ((values if unit == 1.0 else values * unit) >= least)
     return out
 
@@ -168,14 +157,14 @@ def _reaching(sized: _Sized, limits: Limits, among: NDArray[np.bool_]) -> NDArra
 def _broken(sized: _Sized, limits: Limits, region: int, counting: NDArray[np.bool_]) -> list[str]:
     """The limits that are broken, each with its figure."""
     out = []
-    mm = sized.mm or 0.0
+    mm = sized.mm
     number = int(np.count_nonzero(counting))
     if number:
         area = float(sized.area_px[counting.argmax()])  # blobs are ordered by area
-        length = float(sized.extents.length_px[counting].max())
+        length = float((sized.extents.length_px * counting).max())
         if number > limits.max_count:
-            unit = f"{area * mm * mm:.3g} mm2, {length * mm:.3g} mm long" if sized.mm else _px(area, length)
-            out.append(f"count {number} > {limits.max_count} (largest {unit}){_minimums(limits)}")
+            unit = f"{area * mm * mm:.3g} mm2, {length * mm:.3g} mm long" if mm else _px(area, length)
+            out.append(f"count {number} > {limits.max_count} (largest {unit}){limits.least_told}")
         out += _above("area", "px", area, limits.max_area_px)
         out += _above("area", "mm2", area * mm * mm, limits.max_area_mm2)
         out += _above("length", "px", length, limits.max_length_px)
@@ -200,50 +189,47 @@ def _px(area: float, length: float) -> str:
     return f"{_plain(area)} px, {length:.1f} px long" if length else f"{_plain(area)} px"
 
 
-def _minimums(limits: Limits) -> str:
-    text = ", ".join(f"{MINIMUMS[place]} {value:g}" for place, value in limits.least)
-    return f" at {text}" if text else ""
-
-
 def _above(what: str, unit: str, value: float, limit: float) -> list[str]:
-    key = f"max_{what.replace(' ', '_')}_{unit}"
-    return [f"{what} {_plain(value)} {unit} > {key} {limit:g}"] if value > limit else []
+    if value <= limit:
+        return []
+    return [f"{what} {_plain(value)} {unit} > max_{what.replace(' ', '_')}_{unit} {limit:g}"]
 
 
 def _defects(
     sized: _Sized, counts: NDArray[np.bool_], rules: Rules, geometry: Geometry, shape: tuple[int, ...]
 ) -> tuple[Defect, ...]:
-    """The largest LISTED_MAX blobs as records; those that count come before those that do not."""
+    """The largest LISTED_MAX judged blobs as records, those that count before those that do not; then as many of the
+    ignored zones."""
     found = sized.blobs
-    mixed = 0 < np.count_nonzero(counts) < counts.size
-    listed = np.argsort(~counts, kind="stable")[:LISTED_MAX] if mixed else np.arange(min(counts.size, LISTED_MAX))
-    extents = sized.extents
-    if sized.measured:
-        extents = Extents(extents.length_px[listed], extents.width_px[listed], extents.box[listed])
-    else:
-        extents = blob.measure(found, listed, *sized.scale)
+    listed = np.concatenate((counts.nonzero()[0], (~counts[: found.judged]).nonzero()[0]))[:LISTED_MAX]
+    if found.judged < found.area.size:
+        listed = np.concatenate((listed, np.arange(found.judged, found.area.size)[:LISTED_MAX]))
+    extents = sized.extents if sized.measured else blob.measure(found, listed, *sized.scale)
+    length, width, box = (each[listed] for each in extents) if sized.measured else extents
     a, b, c, d, e, f = geometry.matrix
-    x, y = found.x[listed], found.y[listed]
-    area = sized.area_px[listed]
+    x, y, area = found.x[listed], found.y[listed], sized.area_px[listed]
+    areas, lengths = area.tolist(), length.tolist()
     point_px = blob.POINT_SHARE * max(shape) * (geometry.scale_x * geometry.scale_y) ** 0.5
-    mm = geometry.mm_per_px
-    nothing = [None] * listed.size
-    names = ("", *(zone.name for zone in rules.zones))
-    zones = [names[zone] for zone in found.zones[listed].argmax(axis=1).tolist()] if rules.zones else [""] * listed.size
+    mm = sized.mm
+    unknown = [None] * listed.size
+    zones = [""] * listed.size
+    if rules.zones:
+        names = ("", *(zone.name for zone in rules.zones))
+        zones = [names[zone] for zone in found.zones[listed].argmax(axis=1).tolist()]
     columns = (
-        area.tolist(),
-        extents.length_px.tolist(),
-        extents.width_px.tolist(),
+        areas,
+        lengths,
+        width.tolist(),
         (a * x + b * y + c).tolist(),
         (d * x + e * y + f).tolist(),
-        zip(*extents.box.T.tolist(), strict=True),
+        map(tuple, box.tolist()),
         found.score_mean[listed].tolist(),
         found.score_max[listed].tolist(),
-        blob.shape_classes(area, extents.length_px, point_px),
+        blob.shape_classes(areas, lengths, point_px),
         zones,
-        (area * mm * mm).tolist() if mm else nothing,
-        (extents.length_px * mm).tolist() if mm else nothing,
-        (extents.width_px * mm).tolist() if mm else nothing,
+        (area * mm * mm).tolist() if mm else unknown,
+        (length * mm).tolist() if mm else unknown,
+        (width * mm).tolist() if mm else unknown,
         counts[listed].tolist(),
     )
     return tuple(map(Defect._make, zip(*columns, strict=True)))

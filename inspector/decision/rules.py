@@ -57,10 +57,15 @@ class Limits:
     min_distance_mm: float = 0.0
     least: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False, default=())
     """The minimums of a blob that are set: (place in MINIMUMS, value). Worked out once, read for every part."""
+    least_told: str = field(init=False, repr=False, compare=False, default="")
+    """The same in words, as a broken rule names them."""
 
     def __post_init__(self) -> None:
         found = ((place, getattr(self, name)) for place, name in enumerate(MINIMUMS))
-        object.__setattr__(self, "least", tuple((place, value) for place, value in found if value > 0.0))
+        least = tuple((place, value) for place, value in found if value > 0.0)
+        told = ", ".join(f"{MINIMUMS[place]} {value:g}" for place, value in least)
+        object.__setattr__(self, "least", least)
+        object.__setattr__(self, "least_told", f" at {told}" if told else "")
 
     @property
     def needs_scale(self) -> tuple[str, ...]:
@@ -122,6 +127,8 @@ class Rules:
     """Whether any limit speaks of length, width or distance, so that every blob has to be measured."""
     in_mm: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The limits in millimetres that are set."""
+    regions: tuple[tuple[int, str, Limits, Limits | None], ...] = field(init=False, repr=False, compare=False)
+    """What is judged: number in the zone map, name, limits, review band. First outside all zones; ignored ones not."""
     _maps: dict[tuple[int, int], ZoneMap] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,6 +139,8 @@ class Rules:
         of_extent = any(word in name for name in set_names for word in ("length", "width", "distance"))
         object.__setattr__(self, "threshold32", rounded)
         object.__setattr__(self, "of_extent", of_extent)
+        zones = ((i, each.name, each.limits, each.review) for i, each in enumerate(self.zones, 1) if not each.ignore)
+        object.__setattr__(self, "regions", ((0, "", self.limits, self.review), *zones))
         object.__setattr__(self, "in_mm", tuple(sorted({name for each in every for name in each.needs_scale})))
 
     @staticmethod
