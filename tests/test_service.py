@@ -23,6 +23,7 @@ from inspector.flow import Latch
 from inspector.frame import Reason, State
 from inspector.health import Notifier
 from inspector.health.metrics import COUNTERS, GAUGES
+from inspector.qualification import Register
 from inspector.watch import Watch, take_priority
 from tests.conftest import ROOT
 from tests.station_kit import Wrapped, running, settings, trivial
@@ -185,7 +186,15 @@ def test_the_watchdog_starves_while_a_stage_is_stuck(tmp_path: Path) -> None:
         conditions.enter(State.CONTINUOUS_EXECUTION)
         notifier = Notifier(made.address, {})
         watch = Watch(
-            station.rooms, conditions=conditions, crew=crew, notifier=notifier, clock=clock, stale_ns=2_000_000_000
+            station.rooms,
+            conditions=conditions,
+            crew=crew,
+            notifier=notifier,
+            clock=clock,
+            stale_ns=2_000_000_000,
+            register=Register(tmp_path),
+            present=lambda: None,
+            log=station.log,
         )
         assert watch.look()
         clock.push(1_500_000_000)
@@ -219,7 +228,8 @@ def test_a_daemons_life_as_the_manager_hears_it(tmp_path: Path, monkeypatch: pyt
         assert start[0].startswith("EXTEND_TIMEOUT_USEC=")
         assert "WATCHDOG=1" not in start
         first = made.until("WATCHDOG=1")
-        assert any(line.startswith("STATUS=ContinuousExecution, synthetic") for line in first)
+        unqualified = "STATUS=ContinuousExecution, not qualified, because nobody has qualified this station"
+        assert any(line.startswith(unqualified) for line in first)
         before_us = SystemClock().now_ns() // 1000
         seen.station.reload()
         reload = made.until("READY=1")
