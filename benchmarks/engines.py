@@ -6,9 +6,10 @@
     python benchmarks/engines.py replay --bundle engines/magnetic-tile --folder DIR
     python benchmarks/engines.py memory --bundle engines/commutator
 
-``table`` alternates between all rows, so load on the machine falls on all alike; the bare rows are the framework's own
-loop without our engine. The machine's limit is a large matrix product in the same run. ``replay`` reads,
-decodes, prepares, infers and decides a folder's images; the framework's loop beside it infers as many ready tensors.
+``table`` alternates between all rows, so load on the machine falls on all alike, and takes its ratios turn by turn; the
+bare rows are the framework's own loop without our engine. The machine's limit is a large matrix product in the same
+run. ``replay`` reads, decodes, prepares, infers, decides and writes a folder's images; the framework's loop beside it
+infers the same images, prepared before. Processor time tells what load beside it cannot move.
 Needs the extras build, train.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 import sys
 import tempfile
@@ -35,10 +37,12 @@ from inspector.engine.choose import open_engine
 from inspector.engine.cpu import CpuOptions
 from inspector.engine.int8 import Calibration, Recipe, quantise_openvino
 from inspector.engine.machine import cpu, physical_cores
-from inspector.engine.measure import latency
+from inspector.engine.measure import latency, take_turns, times_faster
 from inspector.engine.openvino import OpenVinoEngine, properties
 from inspector.engine.reference import reference_maps
 from inspector.frame import FloatMap
+
+Queue = Callable[[FloatMap], FloatMap]
 
 
 def info_of(bundle: Bundle, backend: str, precision: str) -> EngineInfo:
@@ -177,92 +181,141 @@ def machine_limit(threads: int) -> dict[str, float]:
 
 
 def table(bundle: Bundle, options: CpuOptions, runs: int, budget_s: float, folder: Path) -> dict[str, Any]:
+    """Every row's latency; ratios are medians over the turns that all rows took one after another."""
     engines = rows(bundle, options, folder)
     batch = bundle.normalise(bundle.golden()[0][:1])
-    taken = latency(engines, batch, SystemClock(), lambda *_: None, runs, budget_s)
-    first = taken["torch eager f32"]["p50"]
-    print(f"\n{bundle.name}: {bundle.height} x {bundle.width}, batch 1, {options.thread_count} threads")
-    print(f"{'':38} {'p50 ms':>9} {'p99 ms':>9} {'p99.9 ms':>9} {'ratio':>7}")
+    turns = take_turns(engines, batch, SystemClock(), lambda *_: None, runs, budget_s)
+    taken = latency(turns)
     for name, times in taken.items():
-        times["ratio"] = first / times["p50"]
-        print(f"{name:38} {times['p50']:9.2f} {times['p99']:9.2f} {times['p999']:9.2f} {times['ratio']:6.2f}x")
-    overhead = {
-        name: taken[name]["p50"] / taken[f"{name}, bare"]["p50"] - 1.0 for name in taken if f"{name}, bare" in taken
-    }
+        times["over_torch"] = times_faster(turns, name, than="torch eager f32")
+        times["over_openvino_f32"] = times_faster(turns, name, than="openvino f32")
+    print(f"\n{bundle.name}: {bundle.height} x {bundle.width}, batch 1, {options.thread_count} threads")
+    print(f"{'':38} {'p50 ms':>9} {'p99 ms':>9} {'p99.9 ms':>9} {'x torch':>8} {'x OV f32':>8}")
+    for name, times in taken.items():
+        told = f"{times['p50']:9.2f} {times['p99']:9.2f} {times['p999']:9.2f}"
+        print(f"{name:38} {told} {times['over_torch']:8.2f} {times['over_openvino_f32']:8.2f}")
+    overhead = {name: 1 / times_faster(turns, name, f"{name}, bare") - 1 for name in turns if f"{name}, bare" in turns}
     for name, share in overhead.items():
         print(f"our infer over the bare loop, {name}: {share:+.1%} at p50")
     for engine in engines.values():
         engine.close()
-    return {"bundle": bundle.name, "rows": taken, "overhead": overhead}
+    ours = [name for name in taken if name.startswith("openvino") and not name.endswith("bare")]
+    return {
+        "bundle": bundle.name,
+        "turns": len(turns["torch eager f32"]),
+        "rows": taken,
+        "overhead": overhead,
+        "best_over_torch": max(taken[name]["over_torch"] for name in ours),
+        "int8_over_f32": taken["openvino int8"]["over_openvino_f32"],
+    }
 
 
-def throughput(bundle: Bundle, options: CpuOptions, images: int) -> dict[str, Any]:
-    """Images a second of our throughput engine and of OpenVINO's AsyncInferQueue, in turns."""
+def queue_loop(bundle: Bundle, options: CpuOptions, hint: str = "f32", model: Path | None = None) -> Queue:
+    """OpenVINO's own throughput loop: a function that infers n x 1 x H x W and gives the maps."""
     import openvino
 
-    wide = CpuOptions(options.threads, options.pinning, None, throughput=True)
-    ours = OpenVinoEngine(bundle.onnx_path, info_of(bundle, "openvino", "fp32"), wide)
     core = openvino.Core()
-    network = core.read_model(str(bundle.onnx_path))
+    network = core.read_model(str(model or bundle.onnx_path))
     network.reshape([1, 1, bundle.height, bundle.width])
-    queue = openvino.AsyncInferQueue(core.compile_model(network, "CPU", properties(wide, "f32")))
-    batch = np.repeat(bundle.normalise(bundle.golden()[0][:1]), images, axis=0)
-    results = np.empty_like(batch)
+    queue = openvino.AsyncInferQueue(core.compile_model(network, "CPU", properties(options, hint)))
 
-    def keep(request: Any, index: int) -> None:
-        results[index] = request.get_output_tensor().data[0]
-
-    queue.set_callback(keep)
-
-    def bare() -> None:
-        for index in range(images):
+    def call(batch: FloatMap) -> FloatMap:
+        results = np.empty_like(batch)
+        queue.set_callback(lambda request, index: np.copyto(results[index], request.get_output_tensor().data[0]))
+        for index in range(len(batch)):
             queue.start_async({0: batch[index : index + 1]}, index)
         queue.wait_all()
+        return results
 
-    rates: dict[str, list[float]] = {"ours": [], "AsyncInferQueue": []}
-    for turn in range(6):
-        for name, call in (("ours", lambda: ours.infer(batch)), ("AsyncInferQueue", bare)):
-            before = time.perf_counter()
-            call()
-            if turn:  # the first turn warms up
-                rates[name].append(images / (time.perf_counter() - before))
-    medians = {name: float(np.median(found)) for name, found in rates.items()}
-    share = medians["ours"] / medians["AsyncInferQueue"]
-    print(
-        f"{bundle.name}: {medians['ours']:.1f} images/s, AsyncInferQueue {medians['AsyncInferQueue']:.1f}: {share:.1%}"
-    )
+    return call
+
+
+def spent(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds on the clock and of processor time, all threads."""
+    wall, cpu_time = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - cpu_time
+
+
+def throughput(bundle: Bundle, options: CpuOptions, images: int, turns: int) -> dict[str, Any]:
+    """Images a second of our throughput engine and of OpenVINO's AsyncInferQueue, in turns."""
+    wide = CpuOptions(options.threads, options.pinning, None, throughput=True)
+    ours = OpenVinoEngine(bundle.onnx_path, info_of(bundle, "openvino", "fp32"), wide)
+    batch = np.repeat(bundle.normalise(bundle.golden()[0][:1]), images, axis=0)
+    loop = queue_loop(bundle, wide)
+    found = in_turns({"ours": lambda: ours.infer(batch), "AsyncInferQueue": lambda: loop(batch)}, images, turns)
     ours.close()
-    return {"bundle": bundle.name, "images_per_s": medians, "share": share, "requests": wide.thread_count}
+    return {"bundle": bundle.name, "requests": wide.thread_count, **found}
 
 
-def replayed(bundle: Bundle, options: CpuOptions, folder: Path, turns: int = 2) -> dict[str, Any]:
-    """Images a second of ``inspector replay --throughput`` in FP32, and of AsyncInferQueue, in turns."""
-    import openvino
+def in_turns(calls: dict[str, Callable[[], Any]], images: int, turns: int) -> dict[str, Any]:
+    """The first against the second: the ratio of images a second, turn by turn, each begun by the other of the two."""
+    ours, theirs = calls
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for call in calls.values():  # a turn to warm up
+        call()
+    for turn in range(turns):
+        for name in (ours, theirs) if turn % 2 else (theirs, ours):
+            taken[name].append(spent(calls[name]))
+    pairs = list(zip(taken[ours], taken[theirs], strict=True))
+    shares = [other[0] / own[0] for own, other in pairs]
+    cpu_shares = [other[1] / own[1] for own, other in pairs]
+    rates = {name: [images / wall for wall, _ in each] for name, each in taken.items()}
+    cpu_ms = {name: [1000 * cpu_s / images for _, cpu_s in each] for name, each in taken.items()}
+    for name, each in rates.items():
+        print(
+            f"  {name:<16} {np.median(each):7.1f} images/s, {np.median(cpu_ms[name]):6.2f} ms processor time an image"
+        )
+    print(
+        f"  {ours} / {theirs}: {np.median(shares):.1%} (median of {turns} paired turns, {min(shares):.1%} to "
+        f"{max(shares):.1%}); by processor time {np.median(cpu_shares):.1%}"
+    )
+    return {
+        "images": images,
+        "images_per_s": rates,
+        "cpu_ms": cpu_ms,
+        "shares": shares,
+        "share": float(np.median(shares)),
+        "cpu_share": float(np.median(cpu_shares)),
+    }
 
+
+def replayed(bundle: Bundle, options: CpuOptions, folder: Path, images: int, turns: int) -> dict[str, Any]:
+    """``inspector replay --throughput`` in FP32, and AsyncInferQueue on the same images, prepared before.
+
+    Replay's time holds reading and decoding the files, preparing, inferring, deciding, comparing with the true masks
+    and writing the results file; the framework's holds inferring and copying the maps. Opening an engine is in neither.
+    """
     from inspector.config import Settings
-    from inspector.replay import replay
+    from inspector.frame import Crop, Frame
+    from inspector.layouts import list_samples, read_grey
+    from inspector.recipe import engine_opener, open_proven, read_ingredients
+    from inspector.replay import replay_with
 
     engine = {"bundle": bundle.path, "backend": "openvino", "precision": "fp32", "threads": options.threads}
     settings = Settings.model_validate({"engine": engine})
-    core, wide = openvino.Core(), CpuOptions(options.threads, throughput=True)
-    network = core.read_model(str(bundle.onnx_path))
-    network.reshape([1, 1, bundle.height, bundle.width])
-    queue = openvino.AsyncInferQueue(core.compile_model(network, "CPU", properties(wide, "f32")))
-    tensors = bundle.normalise(bundle.golden()[0])
-    rates: dict[str, list[float]] = {"replay": [], "AsyncInferQueue": []}
-    for _ in range(turns):
-        found = replay(folder, settings, throughput=True)
-        rates["replay"].append(found["images_per_s"])
-        before = time.perf_counter()
-        for index in range(found["images"]):
-            queue.start_async({0: tensors[index % len(tensors)][np.newaxis]})
-        queue.wait_all()
-        rates["AsyncInferQueue"].append(found["images"] / (time.perf_counter() - before))
-    medians = {name: float(np.median(each)) for name, each in rates.items()}
-    share = medians["replay"] / medians["AsyncInferQueue"]
-    told = ", ".join(f"{name} {rate:.1f} images/s" for name, rate in medians.items())
-    print(f"{bundle.name}: {told}: {share:.1%}")
-    return {"bundle": bundle.name, "images_per_s": rates, "share": share}
+    ingredients = read_ingredients(settings, SystemClock())
+    listed = list_samples(folder)
+    samples = listed[:: max(1, len(listed) // images)][:images]
+    crops = [ingredients.preprocess.prepare(Frame(n, read_grey(one.image), 0)) for n, one in enumerate(samples, 1)]
+    tensors = np.concatenate([crop.tensor for crop in crops if isinstance(crop, Crop)])
+    if len(tensors) < len(samples):
+        raise SystemExit(f"{len(samples) - len(tensors)} of the images show no part: take others")
+    opened = open_proven(ingredients.bundle, engine_opener(settings, throughput=True)).engine
+    loop = queue_loop(bundle, CpuOptions(options.threads, throughput=True))
+    recipe, written = ingredients.recipe(opened), set[str]()
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "results.jsonl"
+
+        def once() -> None:
+            replay_with(recipe, samples, throughput=True, results=target)
+            written.add(hashlib.sha256(target.read_bytes()).hexdigest())
+
+        print(f"{bundle.name}: {len(samples)} images of {folder.name}")
+        found = in_turns({"replay": once, "AsyncInferQueue": lambda: loop(tensors)}, len(samples), turns)
+    opened.close()
+    print(f"  results files of the {turns + 1} replays: {'the same bytes' if len(written) == 1 else 'DIFFERENT BYTES'}")
+    return {"bundle": bundle.name, "different_results": len(written), **found}
 
 
 def resident_kib() -> int:
@@ -319,7 +372,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 = physical cores that this process may use")
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--budget-s", type=float, default=120.0, help="for one table")
-    parser.add_argument("--images", type=int, default=64, help="a batch of the throughput run")
+    parser.add_argument("--images", type=int, default=96, help="of a turn of throughput or replay")
+    parser.add_argument("--turns", type=int, default=9, help="of throughput or replay, each of both in pairs")
     parser.add_argument("--inferences", type=int, default=10_000)
     parser.add_argument("--cycles", type=int, default=200)
     parser.add_argument("--json", action="store_true")
@@ -340,9 +394,9 @@ def main() -> None:
             if wanted.what == "table":
                 found = table(bundle, options, wanted.runs, wanted.budget_s, Path(scratch))
             elif wanted.what == "throughput":
-                found = throughput(bundle, options, wanted.images)
+                found = throughput(bundle, options, wanted.images, wanted.turns)
             elif wanted.what == "replay":
-                found = replayed(bundle, options, wanted.folder)
+                found = replayed(bundle, options, wanted.folder, wanted.images, wanted.turns)
             else:
                 found = memory(bundle, options, wanted.inferences, wanted.cycles)
             result["results"].append(found)

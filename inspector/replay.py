@@ -90,26 +90,49 @@ def replay(
     if throughput and ingredients.preprocess.tiled:
         raise ConfigError("throughput goes with whole parts, not with tiles", do="Replay without --throughput")
     opened = open_proven(ingredients.bundle, engine_opener(settings, throughput=throughput))
-    judge = judge_fast if throughput else judge_all
-    tally, times_ms, started_ns = Tally(), [], clock.now_ns()
     try:
-        recipe = ingredients.recipe(opened.engine)
-        with _results_file(results) as write:
-            for done, one in enumerate(judge(samples, recipe, clock), start=1):
-                tally.add(one.decision.verdict, one.sample.defective, one.evidence.mask, one.truth)
-                times_ms.append(one.engine_us / 1000)
-                write(result_line(one, recipe.hashes))
-                if overlays is not None:
-                    _save_overlay(overlays, one)
-                on_progress(done, len(samples))
+        return replay_with(
+            ingredients.recipe(opened.engine),
+            samples,
+            results=results,
+            overlays=overlays,
+            throughput=throughput,
+            clock=clock,
+            on_progress=on_progress,
+        )
     finally:
         opened.engine.close()
+
+
+def replay_with(
+    recipe: Recipe,
+    samples: list[Sample],
+    *,
+    results: Path | None = None,
+    overlays: Path | None = None,
+    throughput: bool = False,
+    clock: Clock | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Judge ``samples`` with an engine that is open already, and stays so; returns the figures, as ``replay``."""
+    clock = clock or SystemClock()
+    judge = judge_fast if throughput else judge_all
+    tally, times_ms, started_ns = Tally(), [], clock.now_ns()
+    with _results_file(results) as write:
+        for done, one in enumerate(judge(samples, recipe, clock), start=1):
+            tally.add(one.decision.verdict, one.sample.defective, one.evidence.mask, one.truth)
+            times_ms.append(one.engine_us / 1000)
+            write(result_line(one, recipe.hashes))
+            if overlays is not None:
+                _save_overlay(overlays, one)
+            on_progress(done, len(samples))
     seconds = (clock.now_ns() - started_ns) / 1e9
+    info = recipe.engine.info
     return {
         **tally.figures().to_json(),
-        "engine": opened.engine.info.plan_hash[:16],
-        "backend": opened.engine.info.backend,
-        "precision": opened.engine.info.precision,
+        "engine": info.plan_hash[:16],
+        "backend": info.backend,
+        "precision": info.precision,
         "engine_ms": percentiles(times_ms).to_json(),
         "images_per_s": len(samples) / seconds if seconds > 0 else None,
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from inspector.bounds import upper_bound
 from inspector.clock import Clock, SystemClock
 from inspector.engine import Engine, EngineInfo
 from inspector.engine.bundle import Bundle
@@ -25,7 +26,18 @@ from inspector.engine.install import file_entries, install
 from inspector.engine.int8 import LADDER, Calibration, Recipe
 from inspector.engine.machine import cpu
 from inspector.engine.manifest import Limits, Machine, Passport
-from inspector.engine.measure import Judge, Progress, ProofImages, Reference, compare, latency, refer
+from inspector.engine.measure import (
+    Judge,
+    Progress,
+    ProofImages,
+    Reference,
+    Turns,
+    compare,
+    latency,
+    refer,
+    take_turns,
+    times_faster,
+)
 from inspector.engine.proof import compare_golden
 from inspector.errors import ConfigError
 
@@ -67,11 +79,12 @@ def build_plan(
     """Compile ``bundle`` for ``backend`` and ``precision`` here, prove it, install it if it is within ``limits``.
 
     ``images``: what to prove on; None = the bundle's reference images. ``calibration``: what to quantise INT8 with;
-    None = every second one of ``images`` from 40 on, which then prove nothing, and all of them where they are fewer.
+    None = up to half of ``images`` from 40 on, at most 300, which then prove nothing, and all where they are fewer.
     ``force`` installs a plan beyond the limits, which then runs only where it is named. Of the INT8 ``recipes`` the
     first within the limits is taken, else the nearest.
     ``threads``: 0 = physical cores that this process may use; ``runs``: inferences timed, fewer on a slow machine.
-    Returns the report: backend, precision, device, verdict_flips, images, mask_iou, max_abs_diff, latency_ms,
+    Returns the report: backend, precision, device, verdict_flips, flips_upper95 (the share of parts that flip is at
+    most this, one-sided exact 95 % bound), images, mask_iou, max_abs_diff, latency_ms,
     fp32_latency_ms, speedup, installed, beyond (why not), attempts, plan (the passport).
     Raises EngineError where it cannot be compiled, ConfigError for an unknown back end or precision.
     """
@@ -107,8 +120,8 @@ def build_plan(
                 break
         if best is None:
             raise ConfigError("INT8 needs at least one recipe")
-        times = _race(bundle, best, options, runs, clock, progress)
-        return _conclude(bundle, best, times, limits, force, attempts, utc(clock.wall_ns()))
+        turns = _race(bundle, best, options, runs, clock, progress)
+        return _conclude(bundle, best, turns, limits, force, attempts, utc(clock.wall_ns()))
 
 
 def _checked(bundle: Bundle, images: ProofImages | None) -> ProofImages:
@@ -125,11 +138,14 @@ def _checked(bundle: Bundle, images: ProofImages | None) -> ProofImages:
 
 
 def _split(bundle: Bundle, reference: Reference) -> tuple[Calibration, Reference]:
+    """From 40 images on, up to half of them calibrate and the rest proves; fewer do both."""
     source, count = reference.images.source, len(reference.maps)
     if count < 40:
         return _calibration(bundle, reference), reference
-    rest = reference.take(range(1, count, 2), f"{source} (every second one; not those of the calibration)")
-    return _calibration(bundle, reference.take(range(0, count, 2), f"{source} (every second one)")), rest
+    dealt = deal(count, count // 2)
+    rest = sorted(set(range(count)) - set(dealt))
+    proof = reference.take(rest, f"{source} ({len(rest)} of them; not those of the calibration)")
+    return _calibration(bundle, reference.take(dealt, f"{source} ({len(dealt)} of them, dealt at random)")), proof
 
 
 def _calibration(bundle: Bundle, reference: Reference) -> Calibration:
@@ -137,12 +153,12 @@ def _calibration(bundle: Bundle, reference: Reference) -> Calibration:
     return Calibration(bundle.normalise(images.images), reference.maps, bundle.threshold, images.source)
 
 
-def deal(count: int) -> list[int]:
-    """Which of ``count`` images calibrate, at most ``CALIBRATION_MOST``: at random but always the same ones.
+def deal(count: int, most: int = CALIBRATION_MOST) -> list[int]:
+    """Which of ``count`` images calibrate, at most ``most`` and 300: at random but always the same ones.
 
     Lists of images are sorted by class, and NNCF takes the first.
     """
-    return [int(n) for n in np.random.default_rng(0).permutation(count)[:CALIBRATION_MOST]]
+    return [int(n) for n in np.random.default_rng(0).permutation(count)[: min(most, CALIBRATION_MOST)]]
 
 
 def _compile(
@@ -242,23 +258,22 @@ def _open(bundle: Bundle, draft: Draft, info: EngineInfo, options: CpuOptions) -
 
 def _figures(proven: _Proven) -> dict[str, Any]:
     keys = ("verdict_flips", "images", "mask_iou", "max_abs_diff", "iou", "fp32_iou")
-    return {key: proven.parity[key] for key in keys}
+    figures = {key: proven.parity[key] for key in keys}
+    return figures | {"flips_upper95": upper_bound(figures["verdict_flips"], figures["images"])}
 
 
 def _rank(proven: _Proven) -> tuple[bool, int, float]:
     return bool(proven.beyond), proven.parity["verdict_flips"], -proven.parity["mask_iou"]
 
 
-def _race(
-    bundle: Bundle, proven: _Proven, options: CpuOptions, runs: int, clock: Clock, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    """Latency of the plan and of OpenVINO FP32 on this machine's CPU."""
+def _race(bundle: Bundle, proven: _Proven, options: CpuOptions, runs: int, clock: Clock, progress: Progress) -> Turns:
+    """Latencies of the plan and of OpenVINO FP32 on this machine's CPU."""
     plan = _open(bundle, proven.draft, proven.info, options)
     try:
         fp32 = open_fp32(bundle, "openvino", options)
         try:
             batch = bundle.normalise(bundle.golden()[0][:1])
-            return latency({"plan": plan, "fp32": fp32}, batch, clock, progress, runs)
+            return take_turns({"plan": plan, "fp32": fp32}, batch, clock, progress, runs)
         finally:
             fp32.close()
     finally:
@@ -268,14 +283,15 @@ def _race(
 def _conclude(
     bundle: Bundle,
     proven: _Proven,
-    times: dict[str, dict[str, Any]],
+    turns: Turns,
     limits: Limits,
     force: bool,
     attempts: list[dict[str, Any]],
     built: str,
 ) -> dict[str, Any]:
     """Write the passport; install the plan if it may be; the report."""
-    draft, info, speedup = proven.draft, proven.info, times["fp32"]["p50"] / times["plan"]["p50"]
+    draft, info = proven.draft, proven.info
+    times, speedup = latency(turns), times_faster(turns, "plan", "fp32")
     plan_id = f"{info.backend}-{info.precision}-{info.plan_hash[:8]}"
     passport = {
         "id": plan_id,

@@ -106,21 +106,24 @@ def compare(engine: Engine, bundle: Bundle, reference: Reference, judge: Judge, 
     }
 
 
-def latency(
+Turns = dict[str, list[list[int]]]
+"""By engine: nanoseconds of single inferences, turn by turn; turn n of all engines was taken side by side."""
+
+
+def take_turns(
     engines: dict[str, Engine],
     batch: FloatMap,
     clock: Clock,
     progress: Progress,
     runs: int = 1000,
     budget_s: float = 30.0,
-) -> dict[str, dict[str, Any]]:
-    """Latency of ``infer`` by engine, taken in alternation so that load on the machine falls on all alike.
+) -> Turns:
+    """Time ``infer`` of each engine, ten at a time in alternation, so that load on the machine falls on all alike.
 
-    Milliseconds of single inferences: {runs, p50, p99, p999}. Ends after ``runs`` each, or when ``budget_s`` is used
-    up, but not before 50.
+    Ends after ``runs`` each, or when ``budget_s`` is used up, but not before 50.
     """
     block = 10
-    taken: dict[str, list[int]] = {name: [] for name in engines}
+    taken: Turns = {name: [] for name in engines}
     for engine in engines.values():
         warm_up(engine)
     start_ns = clock.now_ns()
@@ -128,13 +131,26 @@ def latency(
     while done < runs and (done < 50 or clock.now_ns() - start_ns < budget_s * 1e9):
         for name, engine in engines.items():
             engine.infer(batch)  # the first after the other engine finds cold caches
+            turn = []
             for _ in range(block):
                 before_ns = clock.now_ns()
                 engine.infer(batch)
-                taken[name].append(clock.now_ns() - before_ns)
+                turn.append(clock.now_ns() - before_ns)
+            taken[name].append(turn)
         done += block
         progress("latency", done, runs)
-    return {name: percentiles(times) for name, times in taken.items()}
+    return taken
+
+
+def latency(turns: Turns) -> dict[str, dict[str, Any]]:
+    """By engine, milliseconds of single inferences: {runs, p50, p99, p999}."""
+    return {name: percentiles([time for turn in taken for time in turn]) for name, taken in turns.items()}
+
+
+def times_faster(turns: Turns, name: str, than: str) -> float:
+    """Median over the turns of the two engines' ratio of medians: a burst of load spoils turns, not the figure."""
+    pairs = zip(turns[than], turns[name], strict=True)
+    return float(np.median([np.median(slow) / np.median(fast) for slow, fast in pairs]))
 
 
 def percentiles(times_ns: list[int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from networks import MakeBundle
 from inspector.clock import PushedClock
 from inspector.engine import EngineInfo
 from inspector.engine.bundle import Bundle
-from inspector.engine.measure import ProofImages, Reference, compare, latency, percentiles
+from inspector.engine.measure import ProofImages, Reference, compare, latency, percentiles, take_turns, times_faster
 from inspector.frame import FloatMap
 
 SIZE = (48, 64)
@@ -96,18 +96,28 @@ class TestMeasuring:
                 clock.push(self.cost_ns)
                 return batch
 
-        times = latency(
+        turns = take_turns(
             {"a": Paced("a", 1_000_000), "b": Paced("b", 3_000_000)},
             np.zeros((1, 1, *SIZE), np.float32),
             clock,
             lambda *_: None,
             budget_s=1.0,
         )
+        times = latency(turns)
         assert times["a"]["p50"] == pytest.approx(1.0)
         assert times["b"]["p999"] == pytest.approx(3.0)
         assert 50 <= times["a"]["runs"] == times["b"]["runs"] < 1000
         changes = sum(one != other for one, other in itertools.pairwise(order))
         assert changes > 8
+
+    def test_a_burst_of_load_does_not_move_the_ratio(self) -> None:
+        """Ratios are taken turn by turn: a turn in which the whole machine was slow says the same."""
+        slow, fast = [[30] * 10] * 5, [[10] * 10] * 5
+        assert times_faster({"slow": slow, "fast": fast}, "fast", than="slow") == 3.0
+        crowded = {"slow": [*slow, [900] * 10], "fast": [*fast, [300] * 10]}
+        assert times_faster(crowded, "fast", than="slow") == 3.0
+        spoilt = {"slow": [*slow, [30] * 10], "fast": [*fast, [500] * 10]}
+        assert times_faster(spoilt, "fast", than="slow") == 3.0
 
     def test_percentiles_are_of_the_runs(self) -> None:
         """Milliseconds from nanoseconds."""
