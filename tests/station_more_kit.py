@@ -80,7 +80,7 @@ def finish_acknowledged(wanted: Settings, parts: int, **hooks: Any) -> Running:
     with running(wanted, wrap_camera=lambda camera: Counted(camera, parts), **hooks) as seen:
         if seen.error is None:
             seen.wait_for(lambda arrivals: len(arrivals) >= parts, PATIENCE_S)
-            until(lambda: seen.station.line.link.statistics().acknowledged >= parts)
+            until(lambda: seen.station.rooms.link.statistics().acknowledged >= parts)
     if seen.error is not None:
         raise seen.error
     return seen

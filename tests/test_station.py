@@ -50,7 +50,7 @@ def test_the_engine_decides_as_the_truth_says(tmp_path: Path) -> None:
     """The committed engine tells good from defective on rendered parts, and each answer carries its stages."""
     wanted = settings(tmp_path, camera={"distinct": 40, "rate_hz": 20.0}, engine={"threads": 0}, timing=AMPLE)
     seen = finish_acknowledged(wanted, 40)
-    figures = seen.station.tally.figures()
+    figures: dict[str, Any] = seen.station.tally.figures()
     assert figures["pass"] > 5 and figures["fail"] > 5
     assert figures["escapes"] + figures["overkill"] <= 2
     names = [name for name, _ in seen.arrivals[0].answer.stages_us]
@@ -67,7 +67,7 @@ def test_an_engine_far_too_slow_gives_no_late_pass(tmp_path: Path) -> None:
         return np.zeros_like(batch)
 
     wanted = settings(tmp_path, timing={"gate_ms": gate_ms}, camera={"rate_hz": 40.0})
-    cameras = {"wrap_camera": lambda camera: Counted(camera, 60)}
+    cameras: Any = {"wrap_camera": lambda camera: Counted(camera, 60)}
     with running(wanted, wrap_engine=wrap(held), **cameras) as seen:
         try:
             seen.wait_for(lambda came: len(came) >= 60, PATIENCE_S)
@@ -294,7 +294,7 @@ def test_an_engine_that_differs_from_its_reference_images_is_refused(tmp_path: P
 
 def test_rows_displaced_for_ever_are_told_as_gaps(tmp_path: Path) -> None:
     """The ledger accounts for every number: a row that found no room is a gap, not a hole."""
-    clock, written = PushedClock(), []
+    clock, written = PushedClock(), list[Any]()
     docket = Docket(epoch=4, gate_ns=100, slack_ns=10, commit_margin_ns=0)
     ledger: Any = type("Ledger", (), {"durable": 0, "write": staticmethod(written.extend)})()
     link: Any = type("Link", (), {"wake": lambda self: None, "raise_alarm": lambda self, text: None})()
@@ -376,9 +376,10 @@ def test_a_run_of_fails_alarms_the_controller(tmp_path: Path) -> None:
 
     wanted = settings(tmp_path, alarm={"fails": 3, "among": 5}, camera={"rate_hz": 30.0})
     with running(wanted, wrap_engine=wrap(always)) as seen:
-        assert seen.controller is not None
-        until(lambda: seen.controller.state is not None and seen.controller.state.alarms > 0)
-        assert "3 of the last" in seen.controller.state.alarm
+        controller = seen.controller
+        assert controller is not None
+        until(lambda: controller.state is not None and controller.state.alarms > 0)
+        assert controller.state is not None and "3 of the last" in controller.state.alarm
     connection = apsw.Connection(str(tmp_path / "state" / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY)
     kept = [text for (text,) in connection.execute("SELECT text FROM events WHERE kind = 'alarm'")]
     connection.close()
