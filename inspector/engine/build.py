@@ -141,7 +141,8 @@ def _split(bundle: Bundle, reference: Reference) -> tuple[Calibration, Reference
     """From 40 images on, up to half of them calibrate and the rest proves; fewer do both."""
     source, count = reference.images.source, len(reference.maps)
     if count < 40:
-        return _calibration(bundle, reference), reference
+        both = reference.take(range(count), f"{source}, which calibrate too")
+        return _calibration(bundle, reference), both
     dealt = deal(count, count // 2)
     rest = sorted(set(range(count)) - set(dealt))
     proof = reference.take(rest, f"{source} ({len(rest)} of them; not those of the calibration)")

@@ -30,6 +30,7 @@ MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 SPLIT = "split.json"
 NORMALISATION = "(pixel / 255 - mean) / std"
+RESTORE = "Restore the bundle or export it again."
 _MANIFEST_BYTES_MAX = 8 << 20
 
 
@@ -65,9 +66,9 @@ class Bundle:
         """n x H x W uint8 -> n x 1 x H x W float32, C-contiguous."""
         return normalise(images, self.mean, self.std)
 
-    def read(self, name: str, expected: str) -> bytes:
-        """A file's bytes, proven against the hash that the manifest holds for it. Raises EngineError."""
-        return read_hashed(self.path, self.name, name, expected)
+    def read(self, name: str, expected: str, do: str = RESTORE) -> bytes:
+        """A file's bytes, proven against the hash that the manifest holds for it. Raises EngineError with ``do``."""
+        return read_hashed(self.path, self.name, name, expected, do)
 
     def golden(self) -> tuple[Grey, FloatMap]:
         """The reference images, n x H x W uint8, and their FP32 maps, n x H x W float32. Raises EngineError."""
@@ -134,7 +135,7 @@ def load_bundle(path: Path | str) -> Bundle:
             do="Restore the bundle or export it again.",
         ) from error
     manifest = _validated(manifest_path, raw)
-    read_hashed(root, manifest.name, manifest.onnx.file, manifest.onnx.sha256)
+    read_hashed(root, manifest.name, manifest.onnx.file, manifest.onnx.sha256, RESTORE)
     if manifest.output.shape != manifest.input.shape:
         raise EngineError(
             f"bundle {manifest.name}: the map has another size than the image",

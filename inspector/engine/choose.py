@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inspector.engine import Engine, EngineInfo
 from inspector.engine.bundle import MANIFEST, Bundle
 from inspector.engine.cpu import CpuOptions, plan_hash
-from inspector.engine.files import check_trusted
+from inspector.engine.files import check_trusted, sha256
 from inspector.engine.machine import cpu
 from inspector.engine.proof import SelfTest, rebuild_command, self_test, warm_up
 from inspector.errors import ConfigError, EngineError
@@ -53,8 +53,9 @@ class Candidate:
 
 
 def candidates(bundle: Bundle) -> list[Candidate]:
-    """Every plan of the bundle and whether it fits this machine."""
-    return [Candidate(plan, not why, why) for plan in bundle.plans for why in [_why_not(bundle, plan)]]
+    """Every plan of the bundle and whether it fits this machine, its files held to their hashes."""
+    whys = [(plan, _why_not(bundle, plan) or _why_damaged(bundle, plan)) for plan in bundle.plans]
+    return [Candidate(plan, not why, why) for plan, why in whys]
 
 
 def open_engine(
@@ -82,8 +83,12 @@ def open_engine(
             remark = f"; compiled models are not kept: {cache_dir}: {error.strerror}"
     if backend != "auto":
         require_installed(backend)
+    # Hashes are held when a plan is opened: one that was chosen and is damaged is an error, nothing to step over.
     wanted = [
-        c for c in candidates(bundle) if backend in {"auto", c.plan.backend} and precision in {"auto", c.plan.precision}
+        Candidate(plan, not why, why)
+        for plan in bundle.plans
+        if backend in {"auto", plan.backend} and precision in {"auto", plan.precision}
+        for why in [_why_not(bundle, plan)]
     ]
     from_onnx = precision in {"auto", "fp32"} and backend != "tensorrt"
     best = _best(wanted, named="auto" not in {backend, precision}, from_onnx=from_onnx)
@@ -109,12 +114,13 @@ def check_names(backend: str, precision: str) -> None:
 
 def open_plan(bundle: Bundle, plan: Passport, options: CpuOptions) -> Engine:
     """Open one plan after its file hashes, whatever the passport says of its speed. Raises EngineError."""
+    rebuild = f"Rebuild it: {rebuild_command(bundle, plan.backend, plan.precision)}"
     for entry in plan.files[1:]:
-        bundle.read(entry.file, entry.sha256)
+        bundle.read(entry.file, entry.sha256, rebuild)
     if plan.backend == "tensorrt":
         check_trusted(bundle.name, bundle.file(plan.files[0].file))
         check_trusted(bundle.name, bundle.path / MANIFEST)
-    content = bundle.read(plan.files[0].file, plan.files[0].sha256)
+    content = bundle.read(plan.files[0].file, plan.files[0].sha256, rebuild)
     info = EngineInfo(
         bundle=bundle.name,
         backend=plan.backend,
@@ -204,6 +210,14 @@ def _why_not(bundle: Bundle, plan: Passport) -> str:
     else:
         stale = _why_stale_cpu(plan)
     return f"{stale}; {rebuild}" if stale else ""
+
+
+def _why_damaged(bundle: Bundle, plan: Passport) -> str:
+    for entry in plan.files:
+        if sha256(bundle.file(entry.file).read_bytes()) != entry.sha256:
+            command = rebuild_command(bundle, plan.backend, plan.precision)
+            return f"{entry.file} is not the file that was proven; rebuild it: {command}"
+    return ""
 
 
 def _why_stale_cpu(plan: Passport) -> str:

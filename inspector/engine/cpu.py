@@ -11,7 +11,7 @@ import numpy as np
 
 from inspector.engine import EngineInfo
 from inspector.engine.machine import physical_cores
-from inspector.errors import EngineError
+from inspector.errors import ConfigError, EngineError
 from inspector.frame import FloatMap
 
 
@@ -27,6 +27,10 @@ class CpuOptions:
     """Where compiled models are kept for a quicker second start; None = nowhere."""
     throughput: bool = False
     """Several images at a time (replay) instead of one as fast as possible (the line)."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ConfigError("threads", expected="0 (all cores of this process) or more", found=str(self.threads))
 
     @property
     def thread_count(self) -> int:

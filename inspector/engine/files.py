@@ -67,7 +67,7 @@ def check_trusted(bundle: str, path: Path) -> None:
             )
 
 
-def read_hashed(root: Path, bundle: str, name: str, expected: str) -> bytes:
+def read_hashed(root: Path, bundle: str, name: str, expected: str, do: str) -> bytes:
     path = inside(root, name)
     try:
         data = path.read_bytes()
@@ -75,7 +75,7 @@ def read_hashed(root: Path, bundle: str, name: str, expected: str) -> bytes:
         raise EngineError(
             f"bundle {bundle}: {name} cannot be read",
             found=error.strerror or str(error),
-            do="Restore the bundle or export it again.",
+            do=do,
         ) from error
     found = sha256(data)
     if found != expected:
@@ -83,6 +83,6 @@ def read_hashed(root: Path, bundle: str, name: str, expected: str) -> bytes:
             f"bundle {bundle}: {name} is not the file that the manifest describes",
             expected=f"SHA-256 {expected[:16]}…",
             found=f"{found[:16]}…",
-            do="Restore the bundle or export it again.",
+            do=do,
         )
     return data

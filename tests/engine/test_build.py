@@ -82,6 +82,11 @@ class TestInstalling:
         assert report["speedup"] == report["plan"]["speedup"] == 3.0
         assert report["fp32_latency_ms"]["p99"] == 900.0
 
+    def test_a_negative_number_of_threads_is_bad_usage(self, bundle: Bundle, noise: ProofImages) -> None:
+        """One line before anything is compiled."""
+        with pytest.raises(ConfigError, match="threads; expected 0"):
+            build_plan(bundle, "openvino", "fp32", judge=judge, images=noise, threads=-2)
+
     def test_a_plan_without_files_of_its_own_names_the_onnx(self, bundle: Bundle, noise: ProofImages) -> None:
         """FP32 is compiled from model.onnx at start; its passport adds the measurement."""
         build_plan(bundle, "openvino", "fp32", judge=judge, runs=50, images=noise)

@@ -174,8 +174,11 @@ class TestStale:
         path = bundle.file(next(p for p in bundle.plans if p.backend == "openvino").files[1].file)
         path.write_bytes(path.read_bytes()[:-1] + b"\0\0")
         for wanted in ({}, {"backend": "openvino", "precision": "fp16"}):
-            with pytest.raises(EngineError, match="not the file that the manifest describes"):
+            with pytest.raises(EngineError, match="not the file that the manifest describes") as caught:
                 open_engine(bundle, **wanted)
+            assert f"inspector build-engine {bundle.path} --backend openvino" in str(caught.value)
+        listed = next(c for c in candidates(bundle) if c.plan.backend == "openvino")
+        assert not listed.fits and "is not the file that was proven; rebuild it" in listed.why_not
 
 
 class TestNamed:
