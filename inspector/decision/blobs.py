@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,8 @@ def find(masks: Sequence[BoolMap], scores: FloatMap, owner: NDArray[np.uint8] | 
     ``owner``: H x W, which of ``zone_count`` zones a pixel is in.
     """
     pitch, (begin, end) = row_runs(masks)
+    if not begin.size:
+        return _nothing(zone_count)
     first_run, label = joined(begin, end, pitch, scores.shape[0])
     judged = count = first_run.size
     if len(masks) > 1:
@@ -65,15 +67,17 @@ def find(masks: Sequence[BoolMap], scores: FloatMap, owner: NDArray[np.uint8] | 
         end[second:] -= offset
     by_blob = label.argsort(kind="stable")
     begin, end = begin.take(by_blob), end.take(by_blob)
-    first = np.zeros(count + 1, np.int64)
-    np.bincount(label, minlength=count).cumsum(out=first[1:])
+    label = label.take(by_blob)
+    first = np.empty(count + 1, np.int64)
+    first[0], first[-1] = 0, label.size
+    first[1:-1] = (label[1:] != label[:-1]).nonzero()[0] + 1
     size, y = end - begin, begin // pitch
     left = np.empty(y.size, np.complex128)
     left.real, left.imag = begin - y * pitch, y
     right = left + (size - 1)
     # All sums are exact in float64 (positions whole, scores float32), so that nothing depends on the order of pixels.
-    area = _sums(np.add, size, first[:-1])
-    centre = _sums(np.add, (left + right) * size, first[:-1])
+    area = np.add.reduceat(size, first[:-1])
+    centre = np.add.reduceat((left + right) * size, first[:-1])
     twice = area + area
     x_mean, y_mean = centre.real / twice, centre.imag / twice
     total, top, zones = _over_pixels(begin - y, size, first[:-1], area, scores, owner, zone_count)
@@ -96,7 +100,7 @@ def _over_pixels(
     at += _places(scores.size)[: at.size]
     values = scores.ravel().take(at)
     start = (behind - size).take(first)
-    total, top = _sums(np.add, values.astype(np.float64), start), _sums(np.maximum, values, start)
+    total, top = np.add.reduceat(values.astype(np.float64), start), np.maximum.reduceat(values, start)
     zones = area[:, None]
     if owner is not None:
         columns = zone_count + 1
@@ -105,9 +109,11 @@ def _over_pixels(
     return total, top.astype(np.float64), zones
 
 
-def _sums(add: np.ufunc, values: NDArray[Any], first: Ints) -> NDArray[Any]:
-    """``add.reduceat``, also where there is nothing."""
-    return np.asarray(add.reduceat(values, first)) if first.size else values[:0]
+def _nothing(zone_count: int) -> Blobs:
+    """No blobs."""
+    whole, real, points = np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.complex128)
+    zones = np.zeros((0, zone_count + 1), np.int64)
+    return Blobs(0, whole, real, real, real, real, zones, whole, points, points, np.zeros(1, np.int64))
 
 
 @lru_cache(8)
@@ -136,10 +142,12 @@ _POINT, _STRIP, _BLOCK = Shape.POINT, Shape.STRIP, Shape.BLOCK  # an enum's own 
 
 def shape_classes(areas_px: list[float], lengths_px: list[float], point_px: float) -> list[Shape]:
     """STRIP when long for its area (and no speck), else POINT up to a length of ``point_px``, else BLOCK."""
-    compact = [_POINT if length <= point_px else _BLOCK for length in lengths_px]
+    strip_px = point_px / 2
     return [
-        _STRIP if length > point_px / 2 and length * length >= STRIP_ELONGATION * area else shape
-        for area, length, shape in zip(areas_px, lengths_px, compact, strict=True)
+        _STRIP
+        if length > strip_px and length * length >= STRIP_ELONGATION * area
+        else (_POINT if length <= point_px else _BLOCK)
+        for area, length in zip(areas_px, lengths_px, strict=True)
     ]
 
 

@@ -68,7 +68,8 @@ def _hulls(left: Points, right: Points, first: Ints) -> tuple[Points, Points, ND
         step = corners[1:] - corners[:-1]
         turn = step[:-1].conj()
         turn *= step[1:]
-        kept = np.ones(corners.size, np.bool_)
+        kept = np.empty(corners.size, np.bool_)
+        kept[0] = kept[-1] = True
         np.less(turn.imag, bar[1:-1], out=kept[1:-1])
         at = kept.nonzero()[0]  # an index by booleans takes three times as long
         if at.size == corners.size:

@@ -58,7 +58,7 @@ def joined(begin: Ints, end: Ints, pitch: int, rows: int) -> tuple[Ints, NDArray
         first = (root == np.arange(root.size)).nonzero()[0]
     # 16 bits are sorted twice as fast
     number: NDArray[Any] = np.empty(root.size, np.uint16 if first.size <= 1 << 16 else np.int64)
-    number[first] = np.arange(first.size)
+    number[first] = np.arange(first.size, dtype=number.dtype)
     return np.asarray(first, np.int64), number.take(root)
 
 
