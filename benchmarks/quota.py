@@ -58,7 +58,8 @@ class Trivial:
 
 
 def taken_bytes(root: Path) -> int:
-    """What the files below ``root`` take on the disk; a file that goes meanwhile takes nothing."""
+    """What the store below ``root`` takes on the disk, its index with the log's part too; a file that goes meanwhile
+    takes nothing."""
     total = 0
     for folder, _, names in os.walk(root):
         for name in names:
@@ -69,9 +70,9 @@ def taken_bytes(root: Path) -> int:
     return total
 
 
-def _written(seen: StoreStatistics, samples: list[int]) -> float:
-    """Bytes written so far, from the mean size of what is there."""
-    return seen.saved * samples[-1] / max(1, seen.saved - seen.removed)
+def _written(seen: StoreStatistics) -> float:
+    """Bytes of pictures written so far, from the mean size of those that are there."""
+    return seen.saved * seen.used_bytes / max(1, seen.saved - seen.removed)
 
 
 def settings(options: argparse.Namespace, folder: Path) -> Any:
@@ -112,13 +113,14 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     samples: list[int] = []
     full_at = 0
     while time.monotonic() - began_s < options.most_s and not station.latch.wait(0.1):
-        samples.append(sum(taken_bytes(images / name) for name in ("images", "masks")))
+        samples.append(taken_bytes(images))
         if not full_at and samples[-1] >= UNDER * quota_bytes:
             full_at = len(samples)
         seen = store.statistics()
-        if full_at and _written(seen, samples) >= options.times * quota_bytes:
+        if full_at and _written(seen) >= options.times * quota_bytes:
             break
-    seen, written = store.statistics(), _written(store.statistics(), samples) / quota_bytes
+    seen = store.statistics()
+    written = _written(seen) / quota_bytes
     station.stop("done")
     thread.join()
     controller.stop()
