@@ -124,13 +124,13 @@ def _places(count: int) -> Ints:
     return places
 
 
-def measure(blobs: Blobs, which: Ints, scale_x: float, scale_y: float) -> Extents:
-    """Length, width and box of the blobs ``which``; scales in frame pixels per map pixel."""
+def measure(blobs: Blobs, which: Ints | None, scale_x: float, scale_y: float) -> Extents:
+    """Length, width and box of the blobs ``which``, None: of all; scales in frame pixels per map pixel."""
     begin, end, first, label = blobs.begin, blobs.end, blobs.first, blobs.label
-    if which.size == first.size - 1:
+    if which is None and label.size == first.size - 1:
         length, width, box = extents(begin, end, first, scale_x, scale_y)
         return Extents(length.take(label), width.take(label), box.take(label, axis=0))
-    label = label.take(which)
+    label = label if which is None else label.take(which)
     size = np.diff(first).take(label)
     behind = size.cumsum()
     runs = np.arange(size.sum()) + (first.take(label) + size - behind).repeat(size)

@@ -131,7 +131,7 @@ def _sized(found: Blobs, geometry: Geometry, *, everything: bool) -> _Sized:
     size = found.area.size
     measured = everything or found.judged <= LISTED_MAX
     extents = (
-        blob.measure(found, np.arange(size), *scale)
+        blob.measure(found, None, *scale)
         if measured
         else Extents(np.zeros(size), np.zeros(size), np.zeros((size, 4), np.int64))
     )
@@ -161,7 +161,7 @@ def _broken(sized: _Sized, limits: Limits, region: int, counting: NDArray[np.boo
     number = int(np.count_nonzero(counting))
     if number:
         area = float(sized.area_px[counting.argmax()])  # blobs are ordered by area
-        length = float((sized.extents.length_px * counting).max())
+        length = float(np.maximum.reduce(sized.extents.length_px * counting))
         if number > limits.max_count:
             unit = f"{area * mm * mm:.3g} mm2, {length * mm:.3g} mm long" if mm else _px(area, length)
             out.append(f"count {number} > {limits.max_count} (largest {unit}){limits.least_told}")
@@ -201,9 +201,9 @@ def _defects(
     """The largest LISTED_MAX judged blobs as records, those that count before those that do not; then as many of the
     ignored zones."""
     found = sized.blobs
-    listed = np.concatenate((counts.nonzero()[0], (~counts[: found.judged]).nonzero()[0]))[:LISTED_MAX]
-    if found.judged < found.area.size:
-        listed = np.concatenate((listed, np.arange(found.judged, found.area.size)[:LISTED_MAX]))
+    listed = (~counts).argsort(kind="stable")  # blobs of ignored zones are last, and none of them counts
+    if found.judged > LISTED_MAX:
+        listed = np.concatenate((listed[:LISTED_MAX], listed[found.judged :]))
     extents = sized.extents if sized.measured else blob.measure(found, listed, *sized.scale)
     length, width, box = (each[listed] for each in extents) if sized.measured else extents
     a, b, c, d, e, f = geometry.matrix
