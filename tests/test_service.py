@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,11 +40,25 @@ class Manager:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._kept: queue.SimpleQueue[list[str]] | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
         self._socket.settimeout(PATIENCE_S)
 
+    def listen(self) -> None:
+        """Read from now on, in a thread: the kernel keeps ten datagrams only, and a load may send more."""
+        kept = self._kept = queue.SimpleQueue[list[str]]()
+
+        def read() -> None:
+            with suppress(OSError):  # closed, or silent for too long
+                while True:
+                    kept.put(self._socket.recv(4096).decode().split("\n"))
+
+        threading.Thread(target=read, daemon=True).start()
+
     def next(self) -> list[str]:
+        if self._kept is not None:
+            return self._kept.get(timeout=PATIENCE_S)
         return self._socket.recv(4096).decode().split("\n")
 
     def until(self, line: str) -> list[str]:
@@ -223,6 +239,7 @@ def test_a_daemons_life_as_the_manager_hears_it(tmp_path: Path, monkeypatch: pyt
     """More time while the engine loads, READY, status, watchdog; RELOADING with its time and READY; STOPPING."""
     made = Manager(str(tmp_path / "notify"))
     monkeypatch.setenv("NOTIFY_SOCKET", made.address)
+    made.listen()
     with running(settings(tmp_path), wrap_engine=lambda engine: Wrapped(engine, trivial)) as seen:
         start = made.until("READY=1")
         assert start[0].startswith("EXTEND_TIMEOUT_USEC=")
