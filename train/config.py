@@ -120,6 +120,8 @@ class FitConfig:
     """Decay of the averaged weights that are validated and exported; 0 = none."""
     defective_share: float = 0.5
     """Share of defective images in an epoch where the set has sound ones; 0 = as they come, 1 = defective only."""
+    balance: float = 0.0
+    """0: each defective image once an epoch; 1: as many draws for each class, and within it for each group (tile)."""
     protocol: Literal["grouped", "paper"] = "grouped"
     """grouped: whole groups on one side. paper: at random over images, which leaks in the published sets."""
     validation_share: float = 0.2

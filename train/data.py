@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ def ksdd_crops(image: Grey, mask: Grey, crops: int = KSDD_CROPS) -> list[tuple[G
 
 
 def epoch_order(items: Sequence[Item], config: FitConfig, epoch: int) -> NDArray[np.int64]:
-    """Indices of one epoch: every defective image once, sound ones filled in to the wanted share, shuffled.
+    """Indices of one epoch: every defective image once (``balance`` 0), sound ones filled in to the wanted share,
+    shuffled.
 
     Sound images are dealt from one endless shuffled deck, so that all of them get their turn over the epochs.
     Depends on seed and epoch alone, so a resumed run sees the same order.
@@ -156,11 +158,32 @@ def epoch_order(items: Sequence[Item], config: FitConfig, epoch: int) -> NDArray
             np.random.default_rng((config.seed, 1, int(r))).permutation(good) for r in np.unique(deck // len(good))
         ]
         flat = np.concatenate(rounds) if rounds else good[:0]
+        bad = _balanced(bad, items, config, epoch)
         chosen = np.concatenate([bad, flat[deck - (deck[0] // len(good)) * len(good)] if wanted else good[:0]])
     order = np.random.default_rng((config.seed, 2, epoch)).permutation(chosen)
     if config.steps_per_epoch:
         order = np.resize(order, config.steps_per_epoch * config.batch)
     return order
+
+
+def _balanced(bad: NDArray[np.int64], items: Sequence[Item], config: FitConfig, epoch: int) -> NDArray[np.int64]:
+    """As many draws as there are defective images; a rare class and a tile of few exposures come more often.
+
+    Drawn in even steps through the summed weights (systematic sampling), so an epoch differs from the wanted shares by
+    less than one image each."""
+    if config.balance <= 0:
+        return bad
+    classes = Counter(items[i].cls for i in bad)
+    pieces = Counter((items[i].cls, items[i].group) for i in bad)
+    tiles = Counter(cls for cls, _ in pieces)
+    even = np.array(
+        [1 / len(classes) / tiles[items[i].cls] / pieces[items[i].cls, items[i].group] for i in bad], np.float64
+    )
+    weight = config.balance * even + (1 - config.balance) / len(bad)
+    ends = np.cumsum(weight)
+    start = np.random.default_rng((config.seed, 4, epoch)).random()
+    at = (np.arange(len(bad)) + start) / len(bad) * ends[-1]
+    return bad[np.searchsorted(ends, at, "right").clip(max=len(bad) - 1)]
 
 
 @dataclass(frozen=True, slots=True)

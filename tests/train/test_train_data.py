@@ -150,6 +150,24 @@ def test_epoch_balances_good_and_defective() -> None:
     assert len(seen) == 37
 
 
+def test_balance_lets_rare_classes_and_tiles_come_more_often() -> None:
+    """Fully balanced, each class has the same share of the draws and each tile the same share of its class; the number
+    of draws stays, and every defective image comes over a few epochs."""
+    items = [item(f"u{n}", f"t{n % 6}", "uneven") for n in range(60)]
+    items += [item(f"c{n}", "t8" if n else "t9", "crack") for n in range(12)] + [item("g", "t7", "good")]
+    config = FitConfig(defective_share=0.5, balance=1.0)
+    drawn: Counter[int] = Counter()
+    for epoch in range(30):
+        bad = [int(i) for i in epoch_order(items, config, epoch) if items[i].defective]
+        assert len(bad) == 72
+        assert abs(sum(items[i].cls == "crack" for i in bad) - 36) <= 1
+        assert abs(bad.count(60) - 18) <= 1, "a tile of one exposure is half of its class"
+        drawn.update(bad)
+    assert set(drawn) == set(range(72))
+    half = epoch_order(items, replace(config, balance=0.5), 0)
+    assert abs(sum(items[i].cls == "crack" for i in half) - 24) <= 1
+
+
 def test_epoch_depends_on_seed_and_epoch_alone(plain_set: Path) -> None:
     """The batches of an epoch repeat bit for bit, and differ between epochs and seeds."""
     items = load_items(plain_set, "folder", 32)
