@@ -136,7 +136,7 @@ def quantised(bundle: Bundle, recipe: Recipe, folder: Path) -> Path:
     """An INT8 model by one recipe; calibrated on the reference images, so its speed alone is meant."""
     tensors = bundle.normalise(bundle.golden()[0])
     maps = reference_maps(bundle.onnx_path.read_bytes(), tensors)[:, 0]
-    target = folder / f"{bundle.name}-{recipe.keep}.xml"
+    target = folder / f"{bundle.name}-{recipe.name.replace(' ', '-')}.xml"
     quantise_openvino(bundle.onnx_path, Calibration(tensors, maps, bundle.threshold), recipe, target)
     return target
 
@@ -144,7 +144,8 @@ def quantised(bundle: Bundle, recipe: Recipe, folder: Path) -> Path:
 def rows(bundle: Bundle, options: CpuOptions, folder: Path) -> dict[str, Engine]:
     """Every engine of the table, opened. torch comes first: it is the 1.0x."""
     threads = options.thread_count
-    int8 = quantised(bundle, Recipe("mixed"), folder)
+    int8 = quantised(bundle, Recipe("folded", folded=True), folder)
+    plain = quantised(bundle, Recipe("mixed"), folder)
     outer = quantised(bundle, Recipe("outer kept", keep="outer"), folder)
     found: dict[str, Engine] = {
         "torch eager f32": torch_eager(bundle, width_of(bundle), threads),
@@ -157,6 +158,7 @@ def rows(bundle: Bundle, options: CpuOptions, folder: Path) -> dict[str, Engine]
         found["openvino bf16, bare"] = openvino_bare(bundle, bundle.onnx_path, "bf16", options)
     found["openvino int8"] = OpenVinoEngine(int8, info_of(bundle, "openvino", "int8"), options)
     found["openvino int8, bare"] = openvino_bare(bundle, int8, "f32", options)
+    found["openvino int8, not folded"] = OpenVinoEngine(plain, info_of(bundle, "openvino", "int8"), options)
     hint = "bf16" if cpu().bf16 else "f32"
     label = f"openvino int8, full resolution in {hint}"
     found[label] = OpenVinoEngine(outer, info_of(bundle, "openvino", "int8"), options, hint)

@@ -106,7 +106,7 @@ def build_plan(
     best: _Proven | None = None
     # Beside the plans, so that a finished plan moves in by renaming.
     with tempfile.TemporaryDirectory(prefix=".building-", dir=bundle.path) as scratch:
-        ways = recipes if precision == "int8" else [None]
+        ways = _ways(recipes, backend) if precision == "int8" else [None]
         for number, recipe in enumerate(ways):
             staging = Path(scratch) / str(number)
             staging.mkdir()
@@ -135,6 +135,10 @@ def _checked(bundle: Bundle, images: ProofImages | None) -> ProofImages:
             found=f"{shape} {images.images.dtype}",
         )
     return images
+
+
+def _ways(recipes: Sequence[Recipe], backend: str) -> list[Recipe]:
+    return [recipe for recipe in recipes if backend == "openvino" or not recipe.folded]
 
 
 def _split(bundle: Bundle, reference: Reference) -> tuple[Calibration, Reference]:

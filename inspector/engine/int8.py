@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from inspector.engine.fold import fold_upsampling
 from inspector.engine.graph import constants_to_weights, fix_batch, fold_batch_norms, name_nodes
 from inspector.engine.half import island_names
 from inspector.engine.harm import rank_layers
@@ -35,6 +36,8 @@ class Recipe:
     preset: Literal["mixed", "performance"] = "mixed"
     """mixed: asymmetric activations; performance: symmetric ones."""
     ranges: Literal["default", "minmax", "quantile"] = "default"
+    folded: bool = False
+    """Upsampling ahead of convolutions at full resolution is folded into them (fold.py); OpenVINO only."""
     keep: Keep = "none"
     """Convolutions left in floating point: none, the first, or all at full resolution (outer)."""
     worst: int = 0
@@ -49,6 +52,8 @@ class Recipe:
 
 
 LADDER = (
+    Recipe("folded", folded=True),
+    Recipe("folded, first kept", folded=True, keep="first"),
     Recipe("mixed"),
     Recipe("first kept", keep="first"),
     Recipe("min-max ranges", ranges="minmax"),
@@ -94,6 +99,8 @@ def quantise_openvino(onnx_path: Path, calibration: Calibration, recipe: Recipe,
 
     model = openvino.Core().read_model(str(onnx_path))
     model.reshape([1, 1, *calibration.size])
+    if recipe.folded:
+        fold_upsampling(model)
     kept = _openvino_layers(model, recipe.keep, calibration.size)
     if recipe.worst:
         ranking = harmful_layers(onnx_path.read_bytes(), calibration)
