@@ -183,7 +183,7 @@ def _balanced(bad: NDArray[np.int64], items: Sequence[Item], config: FitConfig, 
     ends = np.cumsum(weight)
     start = np.random.default_rng((config.seed, 4, epoch)).random()
     at = (np.arange(len(bad)) + start) / len(bad) * ends[-1]
-    return bad[np.searchsorted(ends, at, "right").clip(max=len(bad) - 1)]
+    return np.asarray(bad[np.searchsorted(ends, at, "right").clip(max=len(bad) - 1)], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
