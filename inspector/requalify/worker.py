@@ -6,6 +6,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -75,19 +76,17 @@ class Worker:
         self._archive, self._out, self._clock = archive, out, clock or SystemClock()
         self._engines: dict[EngineChoice, tuple[Engine, Bundle, str]] = {}
         self._recipes: dict[tuple[EngineChoice, str, str], Recipe | InspectorError] = {}
-        self._scratch = tempfile.TemporaryDirectory(prefix="inspector-requalify-")
         self._mask_hash = lru_cache(maxsize=256)(self._read_mask_hash)
         local = archive.root is not None
         self._pool = ThreadPoolExecutor(1 if local else FETCHERS, "fetch")
         cv2.setNumThreads(1)
 
     def close(self) -> None:
-        """Let go of engines and scratch files."""
+        """Let go of the engines."""
         for engine, _, _ in self._engines.values():
             engine.close()
         self._engines.clear()
         self._pool.shutdown()
-        self._scratch.cleanup()
 
     def open(self, choice: EngineChoice, bundle_path: Path | None = None) -> None:
         """Open and prove the engine of this plan, once. Raises EngineError where the plan does not fit this device."""
@@ -198,26 +197,29 @@ class Worker:
 
     def _make_recipe(self, choice: EngineChoice, calibration_hash: str, settings_hash: str) -> Recipe:
         engine, bundle, _ = self._engines[choice]
-        calibration = self._calibration(calibration_hash)
         source = rules_name(settings_hash)
         kept = parse_rules(self._archive.read(source), settings_hash, source)
         rules = read_rules(load(None, {}, decision=kept["decision"]).settings, bundle)
-        sight = Preprocess(calibration, height=bundle.height, width=bundle.width, mean=bundle.mean, std=bundle.std)
+        with self._calibration(calibration_hash) as calibration:
+            sight = Preprocess(calibration, height=bundle.height, width=bundle.width, mean=bundle.mean, std=bundle.std)
         roi, scale = calibration.file.roi, calibration.file.scale
         height, width = (roi.h, roi.w) if sight.tiled and roi is not None else (bundle.height, bundle.width)
         rules.check(height, width, scale.mm_per_px if scale is not None else None)
         return Recipe(engine, sight, rules, Hashes(choice.plan_hash[:16], calibration_hash, settings_hash))
 
-    def _calibration(self, short_hash: str) -> Calibration:
+    @contextmanager
+    def _calibration(self, short_hash: str) -> Iterator[Calibration]:
+        """The files that it names are there within the block: a worker that is killed later leaves nothing behind."""
         folder = calibration_folder(short_hash)
         if self._archive.root is not None:
-            return read_calibration(self._archive.root / folder, short_hash)
-        here = Path(self._scratch.name) / short_hash
-        here.mkdir(exist_ok=True)
-        (here / CALIBRATION_FILE).write_bytes(self._archive.read(f"{folder}/{CALIBRATION_FILE}"))
-        for name in self._archive.names(folder):
-            (here / name).write_bytes(self._archive.read(f"{folder}/{name}"))
-        return read_calibration(here, short_hash)
+            yield read_calibration(self._archive.root / folder, short_hash)
+            return
+        with tempfile.TemporaryDirectory(prefix="inspector-requalify-") as scratch:
+            here = Path(scratch)
+            (here / CALIBRATION_FILE).write_bytes(self._archive.read(f"{folder}/{CALIBRATION_FILE}"))
+            for name in self._archive.names(folder):
+                (here / name).write_bytes(self._archive.read(f"{folder}/{name}"))
+            yield read_calibration(here, short_hash)
 
 
 def _origin(sight: Preprocess, image: Grey) -> tuple[int, int]:

@@ -205,9 +205,16 @@ def test_a_damaged_result_is_made_again(written: Written, engines: Engines, tmp_
 
 
 def test_a_worker_that_is_killed_costs_its_shard_only(
-    written: Written, engines: Engines, tmp_path: Path, compared: tuple[Path, dict[str, Any]]
+    written: Written,
+    engines: Engines,
+    tmp_path: Path,
+    compared: tuple[Path, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """kill -9 in the middle: another takes its place, no shard twice, none missing."""
+    """kill -9 in the middle: another takes its place, no shard twice, none missing, nothing left behind."""
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))  # the workers' own, since they are started anew
     archive, out = Place(written.archive), Place(tmp_path / "out")
     tasks = make_plan(resolve(engines[1]), read_manifests(archive)).tasks
     crew: list[Any] = []
@@ -232,6 +239,7 @@ def test_a_worker_that_is_killed_costs_its_shard_only(
         fleet._Process = original  # type: ignore[misc]
     assert killed and sorted(done) == sorted(task.name for task in tasks)
     assert len(crew) == 3
+    assert not list(scratch.glob("inspector-*"))
     found = judged(written.archive, engines[1], tmp_path / "out", workers=1)
     assert found["resumed_shards"] == found["shards"]
     assert result_files(tmp_path / "out") == result_files(compared[0])
