@@ -3,13 +3,15 @@
     python benchmarks/page_soak.py [--parts 100000] [--rate 1000] [--warm 10000] [--growth-mb 10]
 
 Publications with picture and mask go to the viewers' socket, answers into a ledger by the daemon's own book. Memory is
-compared between the end of the warm-up and the end. Exit 1 where it grew by more."""
+compared between the end of the warm-up and the end. A fifth viewer takes nothing: it must be dropped and counted, the
+four may not be, and no queue may pass its bound. Exit 1 where memory grew by more, or one of these does not hold."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,9 +30,12 @@ from inspector.demo_page import environment, free_endpoint  # noqa: E402
 from inspector.frame import Evidence, Verdict  # noqa: E402
 from inspector.ledger.book import Book  # noqa: E402
 from inspector.link.viewers import encode  # noqa: E402
+from inspector.page.hub import QUEUE  # noqa: E402
 from tests.station_kit import settings  # noqa: E402
 
 BATCH = 100
+VIEWERS = 4
+_OPEN_S = 120.0
 PAIRS = [make_evidence(seed, 256) for seed in range(20)]
 
 
@@ -59,6 +64,52 @@ def feed(book: Book, door: zmq.Socket[bytes], first: int, rate: float) -> None:
     sleep_s(max(0.0, BATCH / rate - (clock.now_ns() - began_ns) / 1e9))
 
 
+def sleeper(url: str) -> socket.socket:
+    """A live page that is opened and never read."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    door.connect((host, int(port)))
+    door.sendall(f"GET /live HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+    return door
+
+
+def opened(url: str, viewers: int) -> None:
+    """Waits until so many live pages are open."""
+    clock = SystemClock()
+    give_up_ns = clock.now_ns() + int(_OPEN_S * 1e9)
+    while (found := health(url)["hub"]["viewers"]) < viewers:
+        if clock.now_ns() > give_up_ns:
+            raise TimeoutError(f"{found} of {viewers} live pages are open after {_OPEN_S:.0f} s")
+        sleep_s(0.1)
+
+
+def seen(told: dict[str, Any]) -> int:
+    """Publications that the page knows of."""
+    return int(told["feed"]["received"] + told["feed"]["lost"])
+
+
+def settled(url: str, wanted: int) -> dict[str, Any]:
+    """The page's health once it knows of so many publications, or after a while."""
+    clock = SystemClock()
+    give_up_ns = clock.now_ns() + int(_OPEN_S * 1e9)
+    while seen(told := health(url)) < wanted and clock.now_ns() < give_up_ns:
+        sleep_s(0.5)
+    return told
+
+
+def faults_of(told: dict[str, Any], counted: int, parts: int, growth_mb: float, limit_mb: float) -> list[str]:
+    """What does not hold; ``counted``: publications that the page knows of since the warm-up."""
+    hub = told["hub"]
+    return [
+        *([f"memory grew by {growth_mb} MB"] if growth_mb >= limit_mb else []),
+        *([f"{hub['dropped']} viewers were dropped, not the one that sleeps"] if hub["dropped"] != 1 else []),
+        *([f"{hub['viewers']} viewers at the end, not {VIEWERS}"] if hub["viewers"] != VIEWERS else []),
+        *([f"{hub['waiting_peak']} messages waited for a viewer"] if hub["waiting_peak"] > QUEUE else []),
+        *([f"only {counted} of {parts} parts were received or counted as lost"] if counted < 0.99 * parts else []),
+    ]
+
+
 def main() -> int:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser()
@@ -67,6 +118,9 @@ def main() -> int:
     parser.add_argument("--warm", type=int, default=10_000)
     parser.add_argument("--growth-mb", type=float, default=10.0)
     arguments = parser.parse_args()
+    if arguments.warm < BATCH or arguments.warm % BATCH or arguments.parts < BATCH or arguments.parts % BATCH:
+        parser.error(f"--parts and --warm go by {BATCH}")
+    began_ns, total = SystemClock().now_ns(), arguments.warm + arguments.parts
     with tempfile.TemporaryDirectory(prefix="page-soak-") as scratch:
         wanted = settings(Path(scratch), link={"viewers": free_endpoint()})
         book = Book(Path(scratch) / "state" / "ledger.db", clock=SystemClock(), ballast_bytes=0)
@@ -79,17 +133,22 @@ def main() -> int:
         try:
             assert page.stdout is not None
             url = page.stdout.readline().removeprefix("page: ").strip()
-            crowd = [sys.executable, "-P", "-m", "inspector.bench_crowd", url, "4", "0", "/watch"]
+            crowd = [sys.executable, "-P", "-m", "inspector.bench_crowd", url, str(VIEWERS), "0", "/watch"]
             people = subprocess.Popen(crowd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            while health(url)["hub"]["viewers"] < 4:
-                sleep_s(0.1)
+            opened(url, VIEWERS)
+            asleep = sleeper(url)
+            opened(url, VIEWERS + 1)
             marks: dict[int, float] = {}
-            for first in range(1, arguments.warm + arguments.parts + 1, BATCH):
+            step = max(BATCH, arguments.parts // 10 // BATCH * BATCH)
+            for first in range(1, total + 1, BATCH):
                 feed(book, door, first, arguments.rate)
                 done = first + BATCH - 1
-                if done >= arguments.warm and (done - arguments.warm) % 10_000 == 0:
+                if done == arguments.warm:
+                    before = seen(health(url))
+                if done >= arguments.warm and ((done - arguments.warm) % step == 0 or done >= total):
                     marks[done] = round(resident_mb(page.pid), 1)
-            told = health(url)
+            told = settled(url, before + arguments.parts)
+            asleep.close()
         finally:
             for process in (people, page):
                 if process is not None:
@@ -97,9 +156,11 @@ def main() -> int:
                     process.wait()
             book.close()
             door.close(linger=0)
-    growth_mb = round(list(marks.values())[-1] - marks[arguments.warm], 1)
-    print(json.dumps({"growth_mb": growth_mb, "resident_mb": marks, "hub": told["hub"], "feed": told["feed"]}))
-    return 0 if growth_mb < arguments.growth_mb else 1
+    growth_mb = round(marks[total] - marks[arguments.warm], 1)
+    faults = faults_of(told, seen(told) - before, arguments.parts, growth_mb, arguments.growth_mb)
+    result = {"parts": total, "growth_mb": growth_mb, "resident_mb": marks, "hub": told["hub"], "feed": told["feed"]}
+    print(json.dumps({**result, "seconds": round((SystemClock().now_ns() - began_ns) / 1e9), "faults": faults}))
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
