@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz_files import Target, a_file, nested, targets, toml
+from benchmarks.file_damage import Target, a_file, nested, toml
+from benchmarks.fuzz_files import targets
 from inspector.config import load
 from inspector.errors import ConfigError, EngineError, InspectorError
 from inspector.preprocess import Preprocess, load_calibration
