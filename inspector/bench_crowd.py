@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
+
+from inspector.page.priority import step_behind
 
 _PIECE = 1 << 16
 _RETRY_S = 0.1
@@ -72,7 +73,7 @@ def _request(path: str, port: int) -> bytes:
 
 def main(url: str, viewers: str, clients: str, path: str) -> None:
     """The process."""
-    os.nice(19)
+    step_behind("idle")
     json.dump(asyncio.run(crowd(url, int(viewers), int(clients), path)), sys.stdout)
 
 

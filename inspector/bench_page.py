@@ -28,6 +28,7 @@ from inspector.demo_page import free_endpoint, page_process
 from inspector.errors import InspectorError
 from inspector.figures import percentiles
 from inspector.frame import Frame
+from inspector.page.priority import step_behind
 from inspector.recipe import read_ingredients
 
 PAIRS = 3
@@ -107,7 +108,12 @@ def _crowd(url: str, seen: Counter[str]) -> Iterator[None]:
     try:
         if wrk is not None:
             wanted = [wrk, "-t1", f"-c{CLIENTS}", "-d3600s", "-H", f"Host: localhost:{url.rpartition(':')[2]}"]
-            flood = subprocess.Popen(["nice", "-n", "19", *wanted, url + PATH], stdout=subprocess.PIPE, text=True)
+            flood = subprocess.Popen(
+                [*wanted, url + PATH],
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=lambda: step_behind("idle"),  # noqa: PLW1509
+            )
         yield
         if flood is not None:
             flood.send_signal(signal.SIGINT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from inspector.config import Settings
     from inspector.page.app import Page
 
-NICENESS = 10
-"""Below the line, also where no service manager says so."""
 ROLES = ("operator", "quality", "setup")
 
 
@@ -34,6 +31,12 @@ def add(commands: Commands) -> None:
 def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--host", help="listen at this address (default: the configuration's page.host)")
     sub.add_argument("--port", type=int, metavar="N", help="listen at this port; 0 = any free one")
+    sub.add_argument(
+        "--priority",
+        choices=("idle", "nice"),
+        default="nice",
+        help="idle: only where a core is left over (default nice)",
+    )
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -50,15 +53,16 @@ def _page(arguments: argparse.Namespace) -> int:
     from inspector.journal import open_journal
 
     try:
+        from inspector.page.priority import step_behind
         from inspector.page.serve import serve
     except ModuleNotFoundError as error:
         raise ConfigError(
             "the page's libraries are not installed", found=str(error), do="Run `pip install inspector[page]`."
         ) from error
     settings = _settings(arguments)
-    if os.getpriority(os.PRIO_PROCESS, 0) < NICENESS:
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    at = step_behind(arguments.priority)  # below the line, also where no service manager says so
     log = open_journal(settings.log.level, settings.log.format)
+    log.info("page runs behind the line", priority=at)
     serve(settings, SystemClock(), log, _ready)
     return 0
 
