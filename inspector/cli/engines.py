@@ -171,7 +171,9 @@ def _report_lines(report: dict[str, Any], bundle: Path) -> list[str]:
             found = f"{tried['mask_iou']:9.4f} {tried['verdict_flips']:6}"
             lines.append(f"    {tried['recipe']:<38} {found}  {'beyond the limits' if tried['beyond'] else 'within'}")
     bound = 100 * report["flips_upper95"]
-    lines.append(f"  verdict flips {report['verdict_flips']} of {report['images']} images, at most {bound:.2g} % (95 %)")
+    lines.append(
+        f"  verdict flips {report['verdict_flips']} of {report['images']} images, at most {bound:.2g} % (95 %)"
+    )
     if parity["flipped"]:
         lines.append(f"                {', '.join(parity['flipped'][:5])}")
     lines.append(f"  mask IoU      {report['mask_iou']:.4f} with FP32, the worst image {parity['mask_iou_worst']:.4f}")
