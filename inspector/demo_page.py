@@ -42,7 +42,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
 @contextmanager
 def page_process(settings: Settings, port: int) -> Iterator[str]:
     """Runs ``inspector page`` until the block ends; gives its address. Raises InspectorError: it does not start."""
-    command = [sys.executable, "-m", "inspector", "page"]
+    command = [sys.executable, "-P", "-m", "inspector", "page"]
     with subprocess.Popen(
         command,
         env={**os.environ, **environment(settings, port)},

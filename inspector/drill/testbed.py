@@ -71,7 +71,7 @@ class Testbed:
 
     def launch(self) -> None:
         """Start the daemon and do not wait for it."""
-        command = [sys.executable, "-m", "inspector.drill.subject", str(self.config), str(self.folder / "knobs")]
+        command = [sys.executable, "-P", "-m", "inspector.drill.subject", str(self.config), str(self.folder / "knobs")]
         self._daemon = subprocess.Popen(
             [*command, str(self.folder / "shots")],
             stderr=self._log,

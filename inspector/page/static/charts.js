@@ -28,7 +28,16 @@
     return null;
   };
 
-  const line = (label, name, more) => ({ label, stroke: colour(name), width: 1.5, points: { show: false }, spanGaps: true, ...more });
+  // a line ends where no part came for long: between two runs nothing was measured. Values that are missing it spans.
+  const silences = (plot) => {
+    const xs = plot.data[0], gaps = [];
+    const steps = Array.from(xs).slice(1).map((x, i) => x - xs[i]).sort((a, b) => a - b);
+    const longest = Math.max(60, 10 * (steps[steps.length >> 1] ?? 0));
+    for (let i = 1; i < xs.length; i++)
+      if (xs[i] - xs[i - 1] > longest) uPlot.addGap(gaps, plot.valToPos(xs[i - 1], "x", true), plot.valToPos(xs[i], "x", true));
+    return gaps;
+  };
+  const line = (label, name, more) => ({ label, stroke: colour(name), width: 1.5, points: { show: false }, gaps: silences, ...more });
   const dots = (label, data) => ({ label, stroke: colour("--text"), width: 0, paths: () => null, points: { show: verdictPoints(data) } });
   const STAGES = ["--stage-1", "--stage-2", "--stage-3", "--stage-4", "--stage-5", "--stage-6"];
 
@@ -36,7 +45,7 @@
   const kinds = {
     score: (d) => {
       const limit = d.x.map(() => d.threshold);
-      const rule = line("threshold", "--quiet", { dash: [6, 4] });
+      const rule = line("threshold", "--quiet", { dash: [6, 4], gaps: () => [] });
       return d.verdict
         ? [[dots("score", d), rule], [d.score, limit]]
         : [[line("mean", "--accent"), line("highest", "--fail-line"), rule], [d.score, d.score_max, limit]];
