@@ -27,6 +27,7 @@ def test_viky_at_100_hz_loses_nothing() -> None:
         features=[("PixelFormat", "Mono8"), ("AcquisitionFrameRate", 100.0)],
         buffers=256,
         ring_slots=256,
+        connect_s=60.0,  # a start is mostly imports: on a crowded machine they take their time
         tell=lambda *_: None,
     )
     camera.open()
