@@ -313,7 +313,7 @@ def test_the_pages_unit_is_sound_and_hardened(tmp_path: Path) -> None:
     score = re.search(r"exposure level for inspector-page\.service: ([0-9.]+)", done.stdout)
     assert score is not None and float(score[1]) <= 2.0, done.stdout[-300:] + done.stderr
     text = unit.read_text()
-    for line in ("User=inspector-page", "Nice=10", "CPUWeight=10", "IOWeight=10", "ReadOnlyPaths=-/var/lib/inspector"):
+    for line in ("User=inspector-page", "Nice=19", "CPUWeight=10", "IOWeight=10", "ReadOnlyPaths=-/var/lib/inspector"):
         assert f"\n{line}\n" in text
     assert "\nExecStart=/bin/true page --config /etc/inspector/config.toml\n" in text
 
