@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from inspector.frame import Answer, Defect, Evidence, Hashes, Reason, Settled, Shape, Verdict
 from inspector.ledger.book import Book
+from inspector.ledger.schema import broken_links, reader
 
 Make = Callable[..., Settled]
 Open = Callable[..., Book]
@@ -56,3 +58,19 @@ def make_evidence(seed: int, size_px: int = 64) -> Evidence:
     mask = np.zeros((size_px, size_px), np.bool_)
     mask[5:9, 5:9] = True
     return Evidence(image, mask)
+
+
+def rows_of(path: Path, table: str) -> list[tuple[object, ...]]:
+    connection = reader(path)
+    try:
+        return list(connection.execute(f"SELECT * FROM {table}"))
+    finally:
+        connection.close()
+
+
+def breaks(path: Path) -> list[tuple[int, str]]:
+    connection = reader(path)
+    try:
+        return list(broken_links(connection))
+    finally:
+        connection.close()

@@ -13,7 +13,7 @@ import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_parts import Kill, Make, Open
+from ledger_parts import Kill, Make, Open, breaks, rows_of
 
 from inspector.clock import PushedClock
 from inspector.errors import LedgerError
@@ -22,23 +22,7 @@ from inspector.ledger import schema
 from inspector.ledger.book import Book, Note, Override
 from inspector.ledger.counts import Durations, Numbers
 from inspector.ledger.query import show
-from inspector.ledger.schema import broken_links, reader
-
-
-def rows_of(path: Path, table: str) -> list[tuple[object, ...]]:
-    connection = reader(path)
-    try:
-        return list(connection.execute(f"SELECT * FROM {table}"))
-    finally:
-        connection.close()
-
-
-def breaks(path: Path) -> list[tuple[int, str]]:
-    connection = reader(path)
-    try:
-        return list(broken_links(connection))
-    finally:
-        connection.close()
+from inspector.ledger.schema import reader
 
 
 def test_a_batch_of_all_kinds_is_stored_and_chained(open_book: Open, path: Path, part: Make) -> None:

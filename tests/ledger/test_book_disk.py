@@ -8,30 +8,13 @@ from pathlib import Path
 
 import apsw
 import pytest
-from ledger_parts import Kill, Make, Open
+from ledger_parts import Kill, Make, Open, breaks, rows_of
 
 from inspector.clock import PushedClock
 from inspector.drill.disk import Filler, mount_small_disk, unmount
 from inspector.errors import LedgerError
 from inspector.ledger.book import Book
 from inspector.ledger.query import show
-from inspector.ledger.schema import broken_links, reader
-
-
-def rows_of(path: Path, table: str) -> list[tuple[object, ...]]:
-    connection = reader(path)
-    try:
-        return list(connection.execute(f"SELECT * FROM {table}"))
-    finally:
-        connection.close()
-
-
-def breaks(path: Path) -> list[tuple[int, str]]:
-    connection = reader(path)
-    try:
-        return list(broken_links(connection))
-    finally:
-        connection.close()
 
 
 class FailingFile(apsw.VFSFile):
