@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inspector.cli.common import Commands, config_option, json_option, load, print_json
+from inspector.cli.common import Commands, config_option, json_option, load, print_json, progress
 
 if TYPE_CHECKING:
     from inspector.config import Settings
@@ -64,15 +64,10 @@ def _qualify(arguments: argparse.Namespace) -> int:
 
 
 def _by_replay(arguments: argparse.Namespace, settings: Settings, by: str) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from inspector.clock import SystemClock
     from inspector.qualify import percent, qualify
 
-    columns = (TextColumn("qualify"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("qualify", total=None)
+    with progress("qualify") as on_progress:
         outcome = qualify(
             settings,
             arguments.data,
@@ -83,7 +78,7 @@ def _by_replay(arguments: argparse.Namespace, settings: Settings, by: str) -> in
             max_flips=arguments.max_flips,
             max_escape=arguments.max_escape,
             confidence=arguments.confidence,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=on_progress,
         )
     if arguments.json:
         print_json(outcome.to_json())

@@ -14,6 +14,7 @@ from inspector.cli.common import (
     positive,
     print_figures,
     print_json,
+    progress,
 )
 
 
@@ -40,14 +41,9 @@ def _replay_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from inspector.replay import replay
 
-    columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("replay", total=None)
+    with progress("replay") as on_progress:
         figures = replay(
             arguments.folder,
             load(arguments).settings,
@@ -56,7 +52,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             overlays=arguments.overlays,
             limit=arguments.limit,
             throughput=arguments.throughput,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=on_progress,
         )
     if arguments.json:
         print_json(figures)
