@@ -92,6 +92,8 @@ class TimingSettings(Section):
     """A PASS or FAIL whose row is not committed so long before its due time goes out as INVALID UNRECORDED."""
     queue: Annotated[int, Field(ge=1, le=256)] = 4
     """Parts that may wait for the engine; one more displaces the oldest (DROPPED)."""
+    wake_us: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """No core sleeps so deeply that it wakes later than this; 0 = none sleeps at all. None = as the kernel likes."""
 
     @model_validator(mode="after")
     def _gate_holds_the_rest(self) -> TimingSettings:

@@ -26,11 +26,12 @@ from inspector.health.timings import Timings
 from inspector.journal import Log, open_journal, tell_engine, tell_part
 from inspector.line import POLL_S, Line
 from inspector.qualification import Register
+from inspector.realtime import awake, take_priority
 from inspector.recipe import Ingredients, OpenEngine, engine_opener, read_ingredients
 from inspector.rooms import MS, Rooms, fit_out, keep_recipe
 from inspector.seat import Seat
 from inspector.vitals import Vitals
-from inspector.watch import Rekeying, Watch, take_priority
+from inspector.watch import Rekeying, Watch
 
 
 @dataclass(slots=True)
@@ -100,8 +101,9 @@ class Station:
             )
             self._equip(self._rooms)
             try:
-                self._start(ingredients)
-                self._watch()
+                with awake(self.settings.timing.wake_us, self.log):
+                    self._start(ingredients)
+                    self._watch()
             finally:
                 self._drain()
                 self.vitals.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 
@@ -103,19 +102,6 @@ class Watch:
         told = [f"{one.name}: {one.text}" for one in self._conditions.present()]
         wrong = "; ".join(told + ([] if self.standing.qualified else [f"not qualified, because {self.standing.why}"]))
         return f"{self._conditions.state.value}, {wrong or self._rooms.line.camera.name}"[:500].replace("\n", " ")
-
-
-def take_priority(thread: str, priority: int, log: Log) -> None:
-    """Give the calling thread this SCHED_FIFO priority; 0 = none. Without the right it runs on as any other."""
-    if not priority:
-        return
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-    except OSError as error:
-        do = "`inspector install-service --realtime` gives the right, up to LimitRTPRIO="
-        log.warning("no real time", thread=thread, priority=priority, fault=error.strerror, do=do)
-    else:
-        log.info("real time", thread=thread, priority=priority)
 
 
 class Rekeying:

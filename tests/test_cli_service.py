@@ -301,6 +301,9 @@ def test_install_service_writes_what_the_dry_run_shows(tmp_path: Path, say: Any)
     assert (tmp_path / "etc/systemd/system/inspector.service.d/50-gpu.conf").is_file()
     assert not (tmp_path / "etc/systemd/system/inspector.service.d/60-realtime.conf").exists()
     assert set(say(*words, "--json").json["files"].values()) == {"unchanged"}
+    say(*words, "--realtime")
+    rules = tmp_path / "etc/udev/rules.d/71-inspector-realtime.rules"
+    assert 'KERNEL=="cpu_dma_latency", GROUP="inspector"' in rules.read_text()
 
 
 def test_install_service_keeps_the_plants_configuration(tmp_path: Path, say: Any) -> None:

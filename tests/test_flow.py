@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,47 @@ def test_a_taker_wakes_when_an_item_comes() -> None:
     channel.offer(7)
     thread.join(10)
     assert taken == [7]
+
+
+def test_many_makers_and_takers_share_every_item_once() -> None:
+    """Whoever is faster, nobody sleeps beside an item and nobody gets it twice."""
+    channel: Channel[int] = Channel(4000)
+    taken: list[list[int]] = [[], []]
+
+    def take(mine: list[int]) -> None:
+        while not (channel.statistics().waiting == 0 and done.is_set()):
+            mine += channel.take_all(30.0, limit=3)
+
+    done = threading.Event()
+    takers = [threading.Thread(target=take, args=(mine,)) for mine in taken]
+    makers = [
+        threading.Thread(target=lambda base=base: [channel.offer(base + i) for i in range(1000)])  # type: ignore[misc]
+        for base in (0, 1000, 2000, 3000)
+    ]
+    for thread in (*takers, *makers):
+        thread.start()
+    for thread in makers:
+        thread.join(20)
+    done.set()
+    channel.close()
+    for thread in takers:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert sorted(taken[0] + taken[1]) == list(range(4000))
+    counts = channel.statistics()
+    assert (counts.offered, counts.taken, counts.displaced) == (4000, 4000, 0)
+
+
+def test_an_empty_channel_lets_nobody_through() -> None:
+    """After any traffic a taker waits for its timeout, instead of turning round and round."""
+    channel: Channel[int] = Channel(2)
+    for number in range(5):
+        channel.offer(number)
+    assert channel.take_all(0, limit=1) == [3]
+    assert channel.take_all(0) == [4]
+    started = time.monotonic()
+    assert channel.take(0.05) is None
+    assert time.monotonic() - started >= 0.05
 
 
 def test_the_first_reason_to_stop_wins() -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,7 +27,8 @@ from inspector.frame import Reason, State
 from inspector.health import Notifier
 from inspector.health.metrics import COUNTERS, GAUGES
 from inspector.qualification import Register
-from inspector.watch import Watch, take_priority
+from inspector.realtime import awake, take_priority
+from inspector.watch import Watch
 from tests.conftest import ROOT
 from tests.station_kit import Wrapped, running, settings, trivial
 
@@ -395,6 +397,27 @@ def test_the_answering_thread_takes_its_priority_or_says_why_not(tmp_path: Path)
     taken = {"real time": (os.SCHED_FIFO, 7), "no real time": (os.SCHED_OTHER, 0)}
     assert (policy, priority) == taken[event]
     assert os.sched_getscheduler(0) != os.SCHED_FIFO  # that thread alone
+
+
+def test_the_cores_stay_awake_for_as_long_as_it_runs_or_the_journal_says_why_not(tmp_path: Path) -> None:
+    """The kernel reads four bytes of whole microseconds and holds to them while the file is open."""
+    told: list[Any] = []
+    log = SimpleNamespace(**{kind: lambda event, **facts: told.append((event, facts)) for kind in ("info", "warning")})
+    device = tmp_path / "cpu_dma_latency"
+
+    def opened() -> int:
+        return sum(os.path.realpath(link) == str(device) for link in Path("/proc/self/fd").iterdir())
+
+    with awake(20, log, device):
+        assert told.pop()[0] == "cores may fall asleep"
+    device.touch()
+    with awake(20, log, device):
+        assert opened() == 1
+        assert told.pop() == ("cores stay awake", {"wake_us": 20})
+    assert opened() == 0
+    assert device.read_bytes() == (20).to_bytes(4, sys.byteorder)
+    with awake(None, log, device):
+        assert (opened(), told) == (0, [])
 
 
 def rows(heading: str) -> set[str]:

@@ -100,6 +100,8 @@ def pieces(command: Path, config: Path, drop_ins: list[str]) -> list[Piece]:
         made.append(Piece(Path("etc/sysusers.d/inspector-page.conf"), template("sysusers-page.conf")))
     if "usb" in drop_ins:
         made.append(Piece(Path("etc/udev/rules.d/70-inspector.rules"), template("udev.rules")))
+    if "realtime" in drop_ins:
+        made.append(Piece(Path("etc/udev/rules.d/71-inspector-realtime.rules"), template("udev-realtime.rules")))
     made.append(Piece(config.relative_to("/"), first_config(), keep=True))
     return made
 
