@@ -373,6 +373,9 @@ def test_a_plan_is_built_proven_and_listed(tmp_path: Path, say: Any) -> None:
     assert report["installed"]
     assert (report["images"], report["verdict_flips"]) == (5, 0)
     assert report["plan"]["parity"]["source"] == "5 images of seen"
+    refused = say("build-engine", bundle.path, "--limit", "3")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--limit without images" in refused.err
     plans = say("engines", bundle.path, "--json").json["bundles"][0]["plans"]
     assert [(one["id"], one["fits"]) for one in plans] == [(report["plan"]["id"], True)]
     assert " fits" in say("engines", bundle.path).out

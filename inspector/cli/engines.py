@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.cli.common import Commands, config_option, json_option, load, positive, print_json
-from inspector.errors import EngineError
+from inspector.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from inspector.engine.build import Judge, Limits
@@ -123,6 +123,9 @@ def _build(arguments: argparse.Namespace) -> int:
     from inspector.engine.build import build_plan
     from inspector.recipe import read_ingredients
 
+    lost = [f"--{name}" for name in ("limit", "split") if getattr(arguments, name) is not None]
+    if lost and arguments.images is None:
+        raise ConfigError(f"{' and '.join(lost)} without images", expected="--images DIR beside it")
     arguments.engine = arguments.bundle  # the configuration's rules and calibration, this bundle
     settings = load(arguments).settings
     ingredients = read_ingredients(settings, SystemClock())
