@@ -10,7 +10,7 @@ from inspector.decision import Rules
 from inspector.engine import Engine
 from inspector.frame import Answer, Entry, Frame, Hashes
 from inspector.ledger.book import Row
-from inspector.link.events import Event
+from inspector.link.events import Event, Handed
 from inspector.preprocess import Preprocess
 
 Stages = tuple[tuple[str, int], ...]
@@ -33,7 +33,7 @@ class Link(Protocol):
 
     def wake(self) -> None: ...
 
-    def send(self, answer: Answer, *, durable: int) -> bool: ...
+    def send(self, answer: Answer, *, durable: int) -> Handed: ...
 
     def service(self, now_ns: int) -> list[Event]: ...
 

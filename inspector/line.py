@@ -23,7 +23,8 @@ from inspector.flow import Channel
 from inspector.frame import Answer, Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
 from inspector.ledger.book import Note, Override, Row
 from inspector.ledger.counts import ranges
-from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Refused
+from inspector.ledger.rows import overridden
+from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Handed, Refused
 
 POLL_S = 0.1
 """The longest a step waits for work, so that heartbeats stay fresh and stops are quick."""
@@ -252,17 +253,12 @@ class Line:
         for settled in booked:
             in_time = settled.answer.verdict is Verdict.INVALID or self.clock.now_ns() < settled.answer.due_ns
             if in_time and self.docket.claim(settled.answer.sequence):
-                self.link.send(settled.answer, durable=self.ledger.durable)
-                left.append(settled)
+                left.append(self._leave(settled))
         for overdue in self.docket.overdue(self.clock.now_ns()):
             self._on_unbooked(overdue.settled.answer)  # first of all: what was told must be known after kill -9
-            self.link.send(overdue.settled.answer, durable=self.ledger.durable)
-            left.append(overdue.settled)
+            left.append(self._leave(overdue.settled))
             if overdue.overrides:
-                answer = overdue.settled.answer
-                self._to_book(
-                    Override(answer.epoch, answer.sequence, Reason.UNRECORDED, answer.settled_ns, answer.detail)
-                )
+                self._to_book(_override(overdue.settled.answer))
             elif not overdue.booked:
                 self._to_book(overdue.settled)
         for settled in left:
@@ -271,6 +267,24 @@ class Line:
             self._hear(event)
         for settled in booked:
             self._on_booked(settled)
+
+    def _leave(self, settled: Settled) -> Settled:
+        """Send it; returns what was sent.
+
+        This thread may be kept from running between any two lines. So the link looks at the clock once more, and a PASS
+        or FAIL whose due time has come meanwhile leaves as INVALID LATE: its number must not stay without an answer.
+        """
+        while self.link.send(settled.answer, durable=self.ledger.durable) is Handed.TOO_LATE:
+            answer = settled.answer
+            if answer.verdict is Verdict.INVALID:
+                continue  # only its time to be sent again was over; that begins anew
+            now_ns = self.clock.now_ns()
+            text = f"decided {answer.verdict.value}, but it could not leave before its due time"
+            override = Override(answer.epoch, answer.sequence, Reason.LATE, now_ns, text)
+            settled = Settled(overridden(answer, override), settled.evidence, settled.truth)
+            self._on_unbooked(settled.answer)
+            self._to_book(override)
+        return settled
 
     def hand_over(self) -> None:
         """What was committed after the last answering step: its images are kept too. Once the threads have ended."""
@@ -335,6 +349,11 @@ class Line:
     def note(self, kind: str, text: str) -> None:
         """A line of history in the ledger: camera lost, reload, engine swap, alarm."""
         self._to_book(Note(self.clock.wall_ns(), kind, text))
+
+
+def _override(answer: Answer) -> Override:
+    reason = answer.reason or Reason.UNRECORDED
+    return Override(answer.epoch, answer.sequence, reason, answer.settled_ns, answer.detail)
 
 
 def _when(arrived: Frame | Missed) -> int:

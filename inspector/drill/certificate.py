@@ -14,6 +14,7 @@ from inspector.drill.testbed import Testbed
 from inspector.figures import percentiles
 from inspector.frame import Reason, Verdict
 from inspector.ledger.audit import Filter, show, verify
+from inspector.ledger.query import Record
 from inspector.link.listen import Arrival
 
 Key = tuple[int, int]
@@ -60,7 +61,7 @@ def certify(bed: Testbed, played: Sequence[Played], about: dict[str, Any], broke
     false_pass, wrong = _against_the_frames(bed)
     violations = [f"{one.scene.name}: {one.fault}" for one in played if one.fault]
     violations += ([broke] if broke else _not_felt(played, arrivals)) + findings
-    violations += [f"{epoch}-{number} never reached the controller" for epoch, number in missing]
+    violations += [_never_heard(bed, key) for key in missing]
     violations += [text for _, text in false_pass + wrong]
     if heard.conflicts:
         violations.append(f"{heard.conflicts} answers came twice with different content")
@@ -148,9 +149,24 @@ def _missing(bed: Testbed, epochs: Sequence[dict[str, int]]) -> tuple[list[Key],
 
 
 def _decided(bed: Testbed, key: Key) -> bool:
+    return any(record.sent.reason is not Reason.RESTARTED for record in _recorded(bed, key))
+
+
+def _never_heard(bed: Testbed, key: Key) -> str:
+    """One violation, and what the ledger says of that part: whoever mends it starts there."""
+    rows = _recorded(bed, key)
+    text = f"{key[0]}-{key[1]} never reached the controller; the ledger says "
+    if not rows:
+        return text + "nothing of it"
+    sent = rows[-1].sent
+    before_ms = (sent.due_ns - sent.settled_ns) / 1e6
+    word = sent.verdict.value if sent.reason is None else f"{sent.verdict.value} {sent.reason.value}"
+    return f"{text}{word}, settled {before_ms:.1f} ms before its due time"
+
+
+def _recorded(bed: Testbed, key: Key) -> list[Record]:
     wanted = Filter(epoch=key[0], sequence=key[1])
-    records = [record for path in _files(bed) for record in show(path, wanted)]
-    return any(record.sent.reason is not Reason.RESTARTED for record in records)
+    return [record for path in _files(bed) for record in show(path, wanted)]
 
 
 def _files(bed: Testbed) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import apsw
@@ -24,10 +25,20 @@ def mount_small_disk(folder: Path, size_mb: int = SMALL_DISK_MB) -> bool:
 
 
 def unmount(folder: Path) -> None:
-    """Take the small disk away again."""
+    """Take the small disk away again; what is on it stays in ``folder``."""
     umount = shutil.which("umount")
-    if umount is not None:
+    if umount is None:
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+        kept = Path(beside) / folder.name
+        shutil.copytree(folder, kept, ignore=_no_files)
         subprocess.run([umount, "-l", str(folder)], capture_output=True, check=False)
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+
+def _no_files(folder: str, names: list[str]) -> list[str]:
+    """Sockets and the like, which cannot be copied."""
+    return [name for name in names if not (Path(folder) / name).is_file() and not (Path(folder) / name).is_dir()]
 
 
 class Filler:

@@ -15,6 +15,8 @@ Key = tuple[int, int]
 
 LATE_OR_LOST = frozenset({Reason.LATE, Reason.DROPPED, Reason.STOPPED, Reason.RESTARTED})
 """May befall any part whose frame came, each under its own condition."""
+OVERRIDES = (Reason.UNRECORDED, Reason.LATE)
+"""May be told instead of a decision that stands in the ledger, which then has an override of it."""
 EXPECTED: dict[Cause, tuple[Verdict, Reason | None]] = {
     Cause.GOOD: (Verdict.PASS, None),
     Cause.DEFECT: (Verdict.FAIL, None),
@@ -146,7 +148,7 @@ class Oracle:
             return
         if stored is None:
             self._blame(answer, "has no row")
-        elif stored[0] != answer and not (answer.reason is Reason.UNRECORDED and key in self.overridden):
+        elif stored[0] != answer and not (answer.reason in OVERRIDES and key in self.overridden):
             self._blame(answer, f"its row says {_word(stored[0])}")
 
     def _judge_unrecorded(self, answer: Answer, key: Key) -> None:

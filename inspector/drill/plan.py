@@ -44,6 +44,8 @@ class Faults:
     ledger_refuses: float = 0.004
     answer_delayed: float = 0.02
     """The answering thread does not run for up to 3 ms."""
+    answer_stalled: float = 0.5
+    """Of the decisions that leave within 3 ms of their due time: the answering thread does not run until it is over."""
     ack_lost: float = 0.1
     ack_doubled: float = 0.05
     cut: float = 0.004

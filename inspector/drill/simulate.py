@@ -22,6 +22,7 @@ from inspector.frame import Answer, Hashes, Settled, Verdict
 from inspector.ledger.book import Book, Row
 from inspector.line import Line
 from inspector.link.controller import ControllerLink
+from inspector.link.events import Handed
 from inspector.preprocess import Preprocess
 
 GATE_NS, SLACK_NS, MARGIN_NS = 60 * MS, 5 * MS, 2 * MS
@@ -131,9 +132,14 @@ class Simulation:
         link.open()
         send = link.send
 
-        def heard(answer: Answer, *, durable: int = 0) -> bool:
-            self.oracle.hear_send(answer)
-            return send(answer, durable=durable)
+        def heard(answer: Answer, *, durable: int = 0) -> Handed:
+            left_ns = answer.due_ns - self.world.clock.now_ns()
+            if answer.verdict is not Verdict.INVALID and 0 < left_ns <= JITTER_NS:
+                self.world.stall(left_ns, self._faults.answer_stalled)
+            handed = send(answer, durable=durable)
+            if handed is not Handed.TOO_LATE:
+                self.oracle.hear_send(answer)
+            return handed
 
         cast(Any, link).send = heard
         return link

@@ -49,6 +49,7 @@ class World:
         self.busy: set[str] = set()
         self.book_rests_until_ns = self.answer_rests_until_ns = 0
         self.on_answered: Callable[[], None] = lambda: None
+        self._stalled = False
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
 
@@ -69,6 +70,12 @@ class World:
                 heapq.heappop(self._events)[2]()
         self.clock.push(max(0, end_ns - self.clock.now_ns()))
         self._work()
+
+    def stall(self, duration_ns: int, chance: float) -> None:
+        """Perhaps the thread whose step this is does not run for so long."""
+        if self.random.random() < chance:
+            self._stalled = True
+            self.let_pass(duration_ns)
 
     def forget(self) -> None:
         """The daemon is gone; the plant goes on."""
@@ -99,8 +106,10 @@ class World:
         if "acquire" not in self.busy and camera.next_ns is not None and camera.next_ns <= now_ns:
             return self._do("acquire", line.acquire)
         if "answer" not in self.busy and now_ns >= self.answer_rests_until_ns and self._must_answer(line, link):
+            self._stalled = False
             self._do("answer", line.answer)
-            self.on_answered()
+            if not self._stalled:
+                self.on_answered()
             due_ns = line.docket.next_due_ns()
             if due_ns is not None and due_ns <= now_ns:
                 self.answer_rests_until_ns = now_ns + MS  # a line broken on purpose must not stop the world

@@ -19,6 +19,7 @@ from inspector.link.events import (
     ControllerStatistics,
     ControllerUp,
     Event,
+    Handed,
     Refused,
 )
 from inspector.link.keys import CurveKeys
@@ -134,12 +135,13 @@ class ControllerLink:
         """What the station is qualified to decide with; answers of anything else are flagged. Any thread."""
         self._qualified = recipes
 
-    def send(self, answer: Answer, *, durable: int = 0) -> bool:
+    def send(self, answer: Answer, *, durable: int = 0) -> Handed:
         """Send an answer, and keep it until it is acknowledged or too late.
 
         A PASS or FAIL is sent and resent before its due time only; an INVALID until ``grace_s`` after it, and after it
-        came. False where it was not handed over now: no controller yet (it follows at the next HELLO), or never to be
-        sent: too late, or other content than its number had before. Raises LinkError as ``wire.pack_answer`` does."""
+        came. The caller's thread may be kept from running at any line, so what was in time for the caller can be
+        TOO_LATE here: then nothing has left, and the caller answers INVALID. Raises LinkError as ``wire.pack_answer``
+        does."""
         self._router.owned()
         now_ns = self._clock.now_ns()
         if answer.epoch == self._epoch:
@@ -149,7 +151,14 @@ class ControllerLink:
             answer, left_us=(answer.due_ns - now_ns) // 1000, durable=durable, qualified=qualified
         )
         waiting = self._outbox.put(answer, frames, durable, now_ns)
-        return waiting is not None and self._transmit(waiting)
+        if not isinstance(waiting, Waiting):
+            return waiting or Handed.KEPT
+        if self._transmit(waiting):
+            return Handed.SENT
+        if waiting.attempts or self._clock.now_ns() < waiting.until_ns:
+            return Handed.KEPT
+        self._outbox.withdraw(waiting)
+        return Handed.TOO_LATE
 
     def service(self, now_ns: int) -> list[Event]:
         """Read what came (at most 64 messages), resend, give the heartbeat. Never blocks."""

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from inspector.frame import Receipt
+
+
+class Handed(enum.Enum):
+    """What became of an answer that was given to the link."""
+
+    SENT = "sent"
+    """Handed to the socket."""
+    KEPT = "kept"
+    """It follows when a controller is there, while it is in time; or its number has been answered before."""
+    TOO_LATE = "too late"
+    """A PASS or FAIL whose due time came before it left. It never leaves; its number must be answered otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

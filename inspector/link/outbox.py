@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Literal
 
 from inspector.frame import Answer, Verdict
 from inspector.link import wire
+from inspector.link.events import Handed
 
 Key = tuple[int, int]
 """(epoch, sequence): the identity of an answer."""
@@ -82,10 +84,13 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, answer: Answer, frames: list[bytes], durable: int, now_ns: int) -> Waiting | None:
+    def put(
+        self, answer: Answer, frames: list[bytes], durable: int, now_ns: int
+    ) -> Waiting | Literal[Handed.TOO_LATE] | None:
         """Take an answer in, for the caller to send or ``postpone`` now.
 
-        None where it must not be sent: too late, known with other content, or acknowledged already."""
+        None where it must not be sent: known with other content, or acknowledged already. TOO_LATE where nothing of
+        it has left and it may not leave any more: another answer to its number is welcome then."""
         key = (answer.epoch, answer.sequence)
         known = self._known.get(key)
         if known is not None and not known.says(frames):
@@ -98,7 +103,7 @@ class Outbox:
             until_ns = max(until_ns, now_ns) + self._grace_ns
         if now_ns >= until_ns:
             self.withheld += 1
-            return None
+            return None if known is not None else Handed.TOO_LATE
         self._remember(key, frames)
         waiting = self._waiting.get(key)
         if waiting is None:
@@ -116,6 +121,12 @@ class Outbox:
         """It was handed to the socket; the next attempt follows after the resend time."""
         waiting.attempts += 1
         self.postpone(waiting, now_ns + self._resend_ns)
+
+    def withdraw(self, waiting: Waiting) -> None:
+        """Its due time came before it could leave. As if it had never been put: another answer is welcome."""
+        self.withheld += 1
+        del self._waiting[waiting.key]
+        del self._known[waiting.key]
 
     def postpone(self, waiting: Waiting, until_ns: int) -> None:
         """Try again at ``until_ns``; NEVER_NS = not before the next ``hurry``."""

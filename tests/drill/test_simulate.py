@@ -160,6 +160,21 @@ def unbooked_answers_are_forgotten(line: Line) -> None:
     line._on_unbooked = lambda answer: None
 
 
+def too_late_at_the_link_is_let_be(line: Line) -> None:
+    """A PASS that the link refuses because its due time came meanwhile is answered with nothing."""
+
+    def leave(settled: Settled) -> Settled:
+        line.link.send(settled.answer, durable=0)
+        return settled
+
+    line._leave = leave  # type: ignore[method-assign]
+
+
+def what_was_told_instead_is_not_noted(line: Line) -> None:
+    """The link refuses a PASS as too late, INVALID leaves, and the ledger keeps the PASS."""
+    line._leave = _without_override(line)  # type: ignore[method-assign]
+
+
 class _Camera:
     """Another camera in front of the first."""
 
@@ -168,6 +183,20 @@ class _Camera:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._behind, name)
+
+
+def _without_override(line: Line) -> Callable[[Settled], Settled]:
+    leave = line._leave
+
+    def quietly(settled: Settled) -> Settled:
+        book = line._to_book
+        line._to_book = lambda row: None  # type: ignore[method-assign]
+        try:
+            return leave(settled)
+        finally:
+            line._to_book = book  # type: ignore[method-assign]
+
+    return quietly
 
 
 def _until_closed(docket: Docket, line: Line) -> Callable[[int], list[Overdue]]:
@@ -189,6 +218,8 @@ MUTANTS = [
     closing_settles_nothing,
     override_is_not_booked,
     unbooked_answers_are_forgotten,
+    too_late_at_the_link_is_let_be,
+    what_was_told_instead_is_not_noted,
 ]
 
 

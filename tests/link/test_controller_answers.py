@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import pytest
 import zmq
 from controller_kit import CLOCK, LOCAL, PATIENCE_MS, PATIENCE_S, Raw, acked, fresh, is_up, serve
 from link_help import EPOCH, an_answer
 
 from inspector.clock import PushedClock
-from inspector.frame import Verdict
+from inspector.frame import Reason, Verdict
 from inspector.link import wire
 from inspector.link.controller import ControllerLink
-from inspector.link.events import ControllerDown, ControllerUp, Event
+from inspector.link.events import ControllerDown, ControllerUp, Event, Handed
 from inspector.link.listen import Arrival, Behaviour, ReferenceController
 from inspector.link.messages import AnswerMessage, Flag, StateMessage
 
@@ -45,7 +47,7 @@ def test_answers_wait_for_a_controller_that_is_not_there_yet(
 ) -> None:
     """What is decided without a controller is kept and sent at its HELLO, in order, if still in time."""
     for sequence in range(1, 6):
-        assert not link.send(fresh(sequence), durable=0)
+        assert link.send(fresh(sequence), durable=0) is Handed.KEPT
     assert link.service(CLOCK.now_ns()) == []
     arrived: list[Arrival] = []
     controller(on_answer=arrived.append)
@@ -108,7 +110,7 @@ def test_fixed_identity_is_handed_over_to_the_newer_connection(link: ControllerL
     second.socket.send_multipart(wire.pack_hello(0, 0))
     hellos = link.statistics().received
     serve(link, lambda _: link.statistics().received > hellos)
-    assert link.send(fresh(1), durable=0)
+    assert link.send(fresh(1), durable=0) is Handed.SENT
     assert second.socket.poll(PATIENCE_MS)
     serve(link, lambda _: any(isinstance(message, AnswerMessage) for message in second.received()))
     first.close()
@@ -128,7 +130,7 @@ def test_silent_controller_is_noticed_and_answers_are_kept(link: ControllerLink)
         assert not any(isinstance(event, ControllerDown) for event in silent.service(clock.now_ns()))
         clock.push(1_000_000)
         assert [type(event) for event in silent.service(clock.now_ns())] == [ControllerDown]
-        assert not silent.send(an_answer(1, now_ns=clock.now_ns()), durable=0)
+        assert silent.send(an_answer(1, now_ns=clock.now_ns()), durable=0) is Handed.KEPT
         assert not silent.statistics().connected
         other.socket.send_multipart(wire.pack_ack(EPOCH, [77]))
         seen = serve(silent, is_up, clock=clock)
@@ -138,6 +140,52 @@ def test_silent_controller_is_noticed_and_answers_are_kept(link: ControllerLink)
     finally:
         other.close()
         silent.close(0)
+
+
+class Stalling(PushedClock):
+    """The thread that asks does not run for a second after it has been told the time so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def now_ns(self) -> int:
+        now_ns = super().now_ns()
+        self.looks -= 1
+        if self.looks == 0:
+            self.push(1_000_000_000)
+        return now_ns
+
+
+@pytest.mark.parametrize("looks", range(1, 6))
+def test_a_thread_that_stalls_while_it_sends_leaves_no_number_unanswered(looks: int) -> None:
+    """A PASS whose due time comes between two lines is sent, or said to be too late; then an INVALID has its place."""
+    clock = Stalling(0)
+    link = ControllerLink(LOCAL, epoch=EPOCH, clock=clock, controller_timeout_s=100)
+    link.open()
+    other = Raw(link.endpoint, b"plc")
+    try:
+        other.socket.send_multipart(wire.pack_hello(0, 0))
+        serve(link, is_up, clock=clock)
+        answer = an_answer(1, now_ns=clock.now_ns(), verdict=Verdict.PASS, left_s=0.5)
+        clock.looks = looks
+        handed = link.send(answer, durable=0)
+        if handed is Handed.TOO_LATE:
+            assert link.unacknowledged == 0
+            instead = replace(answer, verdict=Verdict.INVALID, reason=Reason.LATE)
+            assert link.send(instead, durable=0) is Handed.SENT
+        else:
+            assert handed is Handed.SENT
+        heard: list[AnswerMessage] = []
+        while not heard:
+            assert other.socket.poll(PATIENCE_MS)
+            heard += [message for message in other.received() if isinstance(message, AnswerMessage)]
+        assert [(m.answer.sequence, m.answer.verdict is Verdict.PASS) for m in heard] == [(1, handed is Handed.SENT)]
+        assert link.statistics().conflicts == 0
+        assert link.statistics().withheld == (handed is Handed.TOO_LATE)
+    finally:
+        other.close()
+        link.close(0)
 
 
 def test_pass_is_never_sent_or_resent_after_its_due_time() -> None:
@@ -150,11 +198,15 @@ def test_pass_is_never_sent_or_resent_after_its_due_time() -> None:
         other.socket.send_multipart(wire.pack_hello(0, 0))
         serve(link, is_up, clock=clock)
         for sequence, verdict in enumerate(Verdict, 1):
-            assert link.send(an_answer(sequence, now_ns=clock.now_ns(), verdict=verdict, left_s=0.1), durable=0)
+            assert (
+                link.send(an_answer(sequence, now_ns=clock.now_ns(), verdict=verdict, left_s=0.1), durable=0)
+                is Handed.SENT
+            )
         clock.push(60_000_000)
         link.service(clock.now_ns())
         clock.push(40_000_000)
-        assert not link.send(an_answer(4, now_ns=clock.now_ns(), left_s=0.0), durable=0)
+        late = an_answer(4, now_ns=clock.now_ns(), left_s=0.0)
+        assert link.send(late, durable=0) is Handed.TOO_LATE
         for _ in range(10):
             link.service(clock.now_ns())
             clock.push(100_000_000)
@@ -185,7 +237,7 @@ def test_answer_of_an_earlier_run_is_marked_resent(link: ControllerLink, raw: Ra
     (up,) = [event for event in serve(link, is_up) if isinstance(event, ControllerUp)]
     assert (up.epoch, up.last_sequence) == (EPOCH - 1, 41)
     old = fresh(42, epoch=EPOCH - 1)
-    assert link.send(old, durable=40)
+    assert link.send(old, durable=40) is Handed.SENT
     messages: list[object] = []
 
     def arrived(_: list[Event]) -> bool:

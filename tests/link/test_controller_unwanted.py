@@ -13,7 +13,7 @@ from link_help import EPOCH
 from inspector.frame import State
 from inspector.link import wire
 from inspector.link.controller import ControllerLink
-from inspector.link.events import Acked, Announced, ControllerUp, Event, Refused
+from inspector.link.events import Acked, Announced, ControllerUp, Event, Handed, Refused
 from inspector.link.listen import Behaviour, ReferenceController
 from inspector.link.messages import RefusedMessage
 
@@ -66,7 +66,7 @@ def test_oversized_message_never_reaches_the_daemon(
 
     seen = serve(link, again)
     assert {event.why.split(";")[0] for event in seen if isinstance(event, Refused)} == {"message has the wrong form"}
-    assert link.send(fresh(1), durable=0)
+    assert link.send(fresh(1), durable=0) is Handed.SENT
     serve(link, lambda seen: acked(seen) == [1])
     assert other.statistics().received == 1
 
@@ -77,7 +77,7 @@ def test_one_controller_at_a_time(
     """While a controller is connected, another identity's HELLO, acknowledgements and announcements are refused."""
     controller(behaviour=Behaviour(drop_ack=1.0))
     serve(link, is_up)
-    assert link.send(fresh(1), durable=0)
+    assert link.send(fresh(1), durable=0) is Handed.SENT
     for frames in (wire.pack_hello(0, 0), wire.pack_ack(EPOCH, [1]), wire.pack_announce(1, "", 0)):
         raw.socket.send_multipart(frames)
     refused = link.statistics().refused

@@ -16,7 +16,7 @@ from inspector.errors import ConfigError
 from inspector.frame import Settled
 from inspector.link import keys, wire
 from inspector.link.controller import ControllerLink
-from inspector.link.events import Acked, ControllerDown, ControllerUp, Event, Refused
+from inspector.link.events import Acked, ControllerDown, ControllerUp, Event, Handed, Refused
 from inspector.link.keys import ClientKeys, CurveKeys
 from inspector.link.listen import ReferenceController
 from inspector.link.router import RouterSocket
@@ -89,7 +89,7 @@ def test_an_allowed_controller_is_served(link: ControllerLink, keys_dir: Path) -
     try:
         serve(link, _is_up)
         assert link.statistics().authenticating
-        assert link.send(an_answer(1, now_ns=CLOCK.now_ns()), durable=0)
+        assert link.send(an_answer(1, now_ns=CLOCK.now_ns()), durable=0) is Handed.SENT
         serve(link, lambda seen: any(isinstance(event, Acked) for event in seen))
         assert other.statistics().received == 1
     finally:
@@ -147,7 +147,7 @@ def test_another_key_cannot_take_an_identity(link: ControllerLink, keys_dir: Pat
         second.socket.send_multipart(wire.pack_hello(0, 0))
         seen = serve(link, lambda seen: any(isinstance(event, Refused) for event in seen))
         assert any(isinstance(event, ControllerDown) for event in seen), "its way leads to another one now"
-        assert not link.send(an_answer(1, now_ns=CLOCK.now_ns()), durable=0)
+        assert link.send(an_answer(1, now_ns=CLOCK.now_ns()), durable=0) is Handed.KEPT
         received = link.statistics().received
         second.socket.send_multipart(wire.pack_hello(0, 0))
         seen = serve(link, lambda _: link.statistics().received > received)
@@ -166,7 +166,7 @@ def test_a_revoked_key_gets_nothing_more(link: ControllerLink, keys_dir: Path) -
         serve(link, _is_up)
         (keys_dir / "controllers" / "plc.key").unlink()
         link.reload_keys()
-        assert not link.send(an_answer(1, now_ns=CLOCK.now_ns()), durable=0)
+        assert link.send(an_answer(1, now_ns=CLOCK.now_ns()), durable=0) is Handed.KEPT
         other.socket.send_multipart(wire.pack_hello(0, 0))
         seen = serve(link, lambda seen: any(isinstance(event, Refused) for event in seen))
         assert not _is_up(seen)

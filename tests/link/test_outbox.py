@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from link_help import EPOCH, an_answer
 
-from inspector.frame import Answer, Verdict
+from inspector.frame import Answer, Reason, Verdict
 from inspector.link import wire
+from inspector.link.events import Handed
 from inspector.link.messages import AnswerMessage, Flag
 from inspector.link.outbox import NEVER_NS, Outbox, Told, Waiting
 
@@ -21,7 +23,7 @@ def _box(**options: int) -> Outbox:
     return Outbox(**{"resend_ns": 50 * _MS, "grace_ns": 1000 * _MS, **options})
 
 
-def _put(box: Outbox, answer: Answer, now_ns: int = _NOW) -> Waiting | None:
+def _put(box: Outbox, answer: Answer, now_ns: int = _NOW) -> Any:
     return box.put(answer, wire.pack_answer(answer, left_us=0, durable=0), 0, now_ns)
 
 
@@ -65,8 +67,12 @@ def test_what_comes_too_late_is_withheld(verdict: Verdict, late_ms: int) -> None
     answer = an_answer(1, now_ns=_NOW, verdict=verdict, left_s=0.5)
     box = _box()
     waiting = _put(box, answer, answer.due_ns + late_ms * _MS)
-    assert (waiting is not None) is (verdict is Verdict.INVALID)
-    assert box.withheld == (waiting is None)
+    assert (waiting is Handed.TOO_LATE) is (verdict is not Verdict.INVALID)
+    assert box.withheld == (waiting is Handed.TOO_LATE)
+    instead = replace(answer, verdict=Verdict.INVALID, reason=Reason.LATE)
+    if waiting is Handed.TOO_LATE:  # nothing of it has left, so its number can be answered with another content
+        assert isinstance(_put(box, instead, answer.due_ns + late_ms * _MS), Waiting)
+        assert box.conflicts == 0
 
 
 def test_first_content_wins() -> None:
