@@ -212,6 +212,9 @@ class PageSettings(Section):
     """Pictures a second on a live page at most; of faster parts the newest is shown."""
     viewers_max: Annotated[int, Field(ge=1, le=256)] = 32
     """Live pages open at once."""
+    requests_hz: Positive = 20.0
+    """Pages and questions a second, of all browsers together; pictures ten times as many. What is more for longer than
+    five seconds waits up to a second, so that a flood costs the line little."""
 
     @model_validator(mode="after")
     def _pairs(self) -> PageSettings:

@@ -34,6 +34,7 @@ from inspector.page.feed import Feed
 from inspector.page.guard import LOCAL, LOCAL_ROLES, Handler, Headers, guarded
 from inspector.page.hub import Hub
 from inspector.page.live import Live
+from inspector.page.pace import Slowed
 from inspector.page.parts import Parts
 from inspector.page.promise import PromiseDesk
 from inspector.page.pulse import Pulse
@@ -180,7 +181,13 @@ class Page:
             Exception: self._unknown_fault,
         }
         return Starlette(
-            routes=routes, lifespan=self._lifespan, middleware=[Middleware(Headers)], exception_handlers=faults
+            routes=routes,
+            lifespan=self._lifespan,
+            middleware=[
+                Middleware(Slowed, clock=self.clock, log=self.log, requests_hz=self.settings.page.requests_hz),
+                Middleware(Headers),
+            ],
+            exception_handlers=faults,
         )
 
     @contextlib.asynccontextmanager

@@ -46,7 +46,7 @@ def page_settings(state: Path, **overrides: dict[str, Any]) -> Settings:
         "engine": {"bundle": BUNDLE},
         "store": {"every_pass": 1, "pass_from_score": 0.0},
         "link": {"viewers": ""},
-        "page": {"port": 0},
+        "page": {"port": 0, "requests_hz": 1e6},
     }
     for section, table in overrides.items():
         tables.setdefault(section, {}).update(table)
