@@ -54,7 +54,7 @@ def test_a_page_that_is_stopped_or_killed_loses_no_part(tmp_path: Path, sent: si
     wanted = settings(
         tmp_path,
         camera={"rate_hz": 30.0},
-        timing={"gate_ms": 30_000.0},
+        timing={"gate_ms": 30_000.0, "queue": 256},
         link={"viewers": free_endpoint()},
         store={"save": ["PASS", "FAIL", "INVALID"]},
     )
