@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspector.cli.common import Commands, engine_option, json_option, positive, print_json
+
+if TYPE_CHECKING:
+    from inspector.drill.certificate import Certificate
 
 
 def add(commands: Commands) -> None:
@@ -80,7 +83,7 @@ def _real(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(certificate.figures)
     else:
-        _print_certificate(certificate.figures)
+        _print_certificate(certificate)
     return 0 if certificate.ok else 1
 
 
@@ -89,7 +92,8 @@ def _print_rows(figures: dict[str, Any]) -> None:
         print(f"{key:>14}  {value}")
 
 
-def _print_certificate(figures: dict[str, Any]) -> None:
+def _print_certificate(certificate: Certificate) -> None:
+    figures = certificate.figures
     heads = f"{'rounds':>7}{'parts':>8}{'unanswered':>12}{'false PASS':>12}{'past due':>10}{'recovered':>13}"
     print(f"\n{'fault':<36}{heads}  invalid")
     for row in figures["faults"]:
@@ -106,4 +110,4 @@ def _print_certificate(figures: dict[str, Any]) -> None:
             print(f"missed: {bar['what']}, at most {bar['bar']:g}, found {bar['found']:.1f}")
     for line in figures["violations"]:
         print(f"VIOLATION {line}")
-    print("certificate:", "no violation" if not figures["violations"] else f"{len(figures['violations'])} violations")
+    print("certificate:", certificate.verdict)

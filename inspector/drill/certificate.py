@@ -52,6 +52,12 @@ class Certificate:
     def ok(self) -> bool:
         return not self.violations
 
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        count = len(self.violations)
+        return f"{count or 'no'} violation{'s' * (count > 1)}"
+
 
 def certify(bed: Testbed, played: Sequence[Played], about: dict[str, Any], broke: str = "") -> Certificate:
     """Judge the whole run; ``about`` says where and when it was, ``broke`` why it ended early. The daemon has ended."""

@@ -48,8 +48,7 @@ def render(certificate: Certificate) -> str:
     """The page as text."""
     figures = certificate.figures
     about, ok = figures["about"], certificate.ok
-    count = len(certificate.violations)
-    seal = "No violation" if ok else f"{count} violation{'s' * (count > 1)}"
+    seal = certificate.verdict.capitalize()
     problems = "".join(f"<li>{_text(line)}</li>" for line in certificate.violations[:200])
     missed = sum(not bar["met"] for bar in figures["bars"])
     told = f"{len(figures['faults'])} kinds of fault, {figures['parts']:,} parts"
