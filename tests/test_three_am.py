@@ -157,6 +157,7 @@ def test_images_may_lie_on_another_disk(tmp_path: Path) -> None:
         wanted = settings(
             tmp_path,
             camera={"rate_hz": 60.0},
+            timing={"gate_ms": 30_000.0, "queue": 256},  # a loaded machine is another test's
             store={"save": ["PASS", "FAIL", "INVALID"], "quota_mb": 100.0, "min_free_mb": 1.0},
         )
         with running(wanted, wrap_engine=lambda engine: Wrapped(engine, trivial)) as seen:
