@@ -56,6 +56,7 @@ FOREVER_S = 600
 SPARE_BYTES = 3 << 30
 """Address space above what is in use at the start; a file that asks for more dies of MemoryError."""
 FRAME_PX_MAX = 4_000_000
+_TOLD_EVERY = 5_000
 
 
 class Hang(BaseException):
@@ -309,6 +310,9 @@ def main() -> int:
             one(target, a_file(chance, target), counts[target.name], options.keep)
             if number == options.files // 10:
                 warm_mb = memory_mb()[0]
+            if number % _TOLD_EVERY == _TOLD_EVERY - 1:
+                broken = sum(count.broken.total() for count in counts.values())
+                print(f"{number + 1} files, {broken} broken, {time.monotonic() - began_s:.0f} s", file=sys.stderr)
     now_mb, peak_mb = memory_mb()
     broken = sum(count.broken.total() for count in counts.values())
     result = {
