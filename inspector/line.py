@@ -299,10 +299,10 @@ class Line:
         return min([POLL_S, *(max(0.0, (wake - now_ns) / 1e9) for wake in wakes)])
 
     def _tell(self, settled: Settled) -> None:
+        self._on_settled(settled)
         for alarm in self.alarms.update(settled.answer.verdict):
             self.link.raise_alarm(alarm)
             self._on_event("alarm", alarm)
-        self._on_settled(settled)
         self.shown.offer(settled)
 
     def _hear(self, event: Event) -> None:

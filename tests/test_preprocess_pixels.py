@@ -6,6 +6,7 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +55,37 @@ def test_resize_keeps_a_single_pixel_when_shrinking() -> None:
         image = np.full((512, 512), 100, np.uint8)
         image[200, x] = 255
         assert int(resize_to_input(image, 128, 128).max()) > 105
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([(25, 16), (3, 2), (31, 16), (9, 5), (8, 5), (4, 3), (5, 1), (6, 5), (40, 33), (1, 1)]),
+    st.sampled_from([(25, 16), (7, 5), (29, 28), (16, 11), (2, 1), (6, 5), (1, 1)]),
+    st.integers(1, 4),
+    st.integers(0, 2**32 - 1),
+)
+def test_shrinking_is_the_rounded_mean_over_area(
+    down: tuple[int, int], across: tuple[int, int], times: int, seed: int
+) -> None:
+    """In whole numbers: shares of pixels covered, summed, divided once. cv2's own INTER_AREA gives the same."""
+    image = np.random.default_rng(seed).integers(0, 256, (down[0] * times, across[0] * times), dtype=np.uint8)
+    height, width = down[1] * times, across[1] * times
+    exact = _shares(down, times) @ image.astype(np.int64) @ _shares(across, times).T
+    twice, whole = 2 * exact, 2 * down[0] * across[0]
+    out = resize_to_input(image, height, width).astype(np.int64)
+    assert (np.abs(out * whole - twice) <= down[0] * across[0]).all()  # half a level at most, ties either way
+    by_cv2 = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    tie = (twice - down[0] * across[0]) % whole == 0
+    assert np.array_equal(out[~tie], by_cv2[~tie])
+
+
+def _shares(ratio: tuple[int, int], times: int) -> np.ndarray:
+    """By loops: how much of each pixel lies in each of the larger ones, in parts of 1 / ratio[1] of a pixel."""
+    step, count = ratio
+    shares = np.zeros((count * times, step * times), np.int64)
+    for unit in range(step * count * times):
+        shares[unit // step, unit // count] += 1
+    return shares
 
 
 def test_resize_of_the_same_size_is_an_independent_copy() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import gcd
 
 import cv2
 import numpy as np
 
 from inspector.frame import BoolMap, FloatMap, Grey
+
+_STEP_MAX = 32
+"""Means over 31 x 31 pixels lie at least 1 / 1922 from a half; float32 errs by a quarter of that."""
 
 
 def resize_to_input(image: Grey, height: int, width: int) -> Grey:
@@ -27,10 +31,46 @@ def resize_to_input(image: Grey, height: int, width: int) -> Grey:
     out: np.ndarray = image
     least = (min(rows, height), min(columns, width))
     if least != (rows, columns):
-        out = cv2.resize(out, (least[1], least[0]), interpolation=cv2.INTER_AREA)
+        out = _shrunk(image, *least)
     if least != (height, width):
         out = cv2.resize(out, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(out, dtype=np.uint8)
+
+
+def _shrunk(image: Grey, height: int, width: int) -> Grey:
+    """The mean over the area that each pixel of the smaller image covers, rounded: what ``INTER_AREA`` gives.
+
+    cv2 has a fast way for whole ratios only. Others of small numbers, such as 400 to 256 = 25 to 16, repeat every few
+    pixels: blocks of 25 rows times a 16 x 25 matrix, then the same across, in less than half of cv2's time.
+    """
+    rows, columns = image.shape
+    down, across = gcd(rows, height), gcd(columns, width)
+    steps = (rows // down, columns // across)
+    whole = (height // down, width // across) == (1, 1)
+    if whole or not _rounds_alike(*steps):
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    lower = _area_weights(steps[0], height // down) @ image.reshape(down, steps[0], columns).astype(np.float32)
+    # Small products, one after the other: BLAS does not wake a second thread for them.
+    narrower = lower.reshape(down, -1, steps[1]) @ _area_weights(steps[1], width // across).T
+    return np.asarray(np.rint(narrower, out=narrower).reshape(height, width), np.uint8)
+
+
+def _rounds_alike(*steps: int) -> bool:
+    """Whether no mean can lie so near to a half that float32 could round it either way: it is a whole number divided
+    by an odd one, or by a power of two that float32 holds exactly."""
+    small = max(steps) <= _STEP_MAX
+    return small and (all(step % 2 for step in steps) or all(step & (step - 1) == 0 for step in steps))
+
+
+@lru_cache(maxsize=16)
+def _area_weights(step: int, count: int) -> FloatMap:
+    """count x step: the share of each of ``step`` pixels in each of the ``count`` that they become."""
+    begin = np.arange(count)[:, None] * step  # in parts of 1 / count of a pixel
+    left = np.arange(step)[None, :] * count
+    overlap = np.minimum(begin + step, left + count) - np.maximum(begin, left)
+    weights: FloatMap = (np.maximum(overlap, 0) / step).astype(np.float32)
+    weights.setflags(write=False)
+    return weights
 
 
 def normalise(image: Grey, mean: float, std: float) -> FloatMap:
