@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         point where the rules leave something to it."""
         chosen: dict[str, Any] = {
             "decision": self.decision.model_dump(mode="json"),
-            "timing": self.timing.model_dump(mode="json"),
+            "timing": self.timing.model_dump(mode="json", exclude={"wake_us"}),  # it decides no verdict
             "views": self.camera.views,
             "features": self.camera.model_dump(mode="json")["features"],
         }
@@ -104,6 +104,22 @@ class Settings(BaseSettings):
     def short_hash(self, operating_point: Mapping[str, float] | None = None) -> str:
         """First 8 bytes of SHA-256 over ``rules_hash_source``, in hex."""
         return hashlib.sha256(self.rules_hash_source(operating_point).encode()).hexdigest()[:16]
+
+
+_RELOADED = {"decision", "part", "shadow", "page", "review"}
+_RELOADED_KEYS = {"engine.bundle", "log.parts"}
+"""What a running daemon takes up anew; the page and the reviews are other processes'."""
+
+
+def restart_needed(present: Settings, wanted: Settings) -> list[str]:
+    """Keys that differ and that a reload cannot change: a hash must not tell of settings that are not in effect."""
+    return [
+        f"{section}.{key}"
+        for section, table in present
+        if section not in _RELOADED
+        for key, value in table
+        if value != getattr(getattr(wanted, section), key) and f"{section}.{key}" not in _RELOADED_KEYS
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +171,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None, **over
         told = "; ".join(faults[:FAULTS_TOLD]) + (
             f"; and {len(faults) - FAULTS_TOLD} more" * (len(faults) > FAULTS_TOLD)
         )
-        raise ConfigError(f"{where} has {count}: {told}", do="`inspector check-config` prints all keys")
+        raise ConfigError(f"{where} has {count}: {told}", do="config.toml of the distribution shows every key")
     return Loaded(settings, sources)
 
 

@@ -90,6 +90,8 @@ class Frame:
     """Monotonic time at which the frame was available on this host."""
     origin_px: tuple[int, int] = (0, 0)
     """(x, y) of ``pixels[0, 0]`` in the camera's full frame."""
+    full_px: tuple[int, int] | None = None
+    """(width, height) of the camera's full frame; None where the source does not tell."""
     camera_ns: int = 0
     """The device's own time stamp; 0 where it has none."""
     part_id: str = ""

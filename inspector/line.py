@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,17 +22,16 @@ from inspector.examine import examine
 from inspector.fittings import Ledger, Link, Pace, Part, Recipe, Stages
 from inspector.flow import Channel
 from inspector.frame import Answer, Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
-from inspector.ledger.book import Note, Override, Row
+from inspector.ledger.book import Note, Row
 from inspector.ledger.counts import ranges
-from inspector.ledger.rows import overridden
+from inspector.ledger.rows import override_of, overtaken
 from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Handed, Refused
 
 POLL_S = 0.1
 """The longest a step waits for work, so that heartbeats stay fresh and stops are quick."""
 
 YIELD_S = 0.0003
-"""What the book rests after a commit when nothing waits: the answer gets the interpreter at once, not at its next
-switch."""
+"""What the book rests after a commit when nothing waits: the answer gets the interpreter at once."""
 
 
 class Line:
@@ -258,7 +258,7 @@ class Line:
             self._on_unbooked(overdue.settled.answer)  # first of all: what was told must be known after kill -9
             left.append(self._leave(overdue.settled))
             if overdue.overrides:
-                self._to_book(_override(overdue.settled.answer))
+                self._to_book(override_of(overdue.settled.answer))
             elif not overdue.booked:
                 self._to_book(overdue.settled)
         for settled in left:
@@ -271,19 +271,14 @@ class Line:
     def _leave(self, settled: Settled) -> Settled:
         """Send it; returns what was sent.
 
-        This thread may be kept from running between any two lines. So the link looks at the clock once more, and a PASS
-        or FAIL whose due time has come meanwhile leaves as INVALID LATE: its number must not stay without an answer.
+        This thread may be kept from running between any two lines. So the link looks at the clock last, and a PASS or
+        FAIL whose due time has come meanwhile leaves as INVALID LATE: no number may stay without an answer.
         """
         while self.link.send(settled.answer, durable=self.ledger.durable) is Handed.TOO_LATE:
-            answer = settled.answer
-            if answer.verdict is Verdict.INVALID:
-                continue  # only its time to be sent again was over; that begins anew
-            now_ns = self.clock.now_ns()
-            text = f"decided {answer.verdict.value}, but it could not leave before its due time"
-            override = Override(answer.epoch, answer.sequence, Reason.LATE, now_ns, text)
-            settled = Settled(overridden(answer, override), settled.evidence, settled.truth)
-            self._on_unbooked(settled.answer)
-            self._to_book(override)
+            if settled.answer.verdict is not Verdict.INVALID:  # else its time to be sent again begins anew
+                settled = replace(settled, answer=overtaken(settled.answer, self.clock.now_ns()))
+                self._on_unbooked(settled.answer)
+                self._to_book(override_of(settled.answer))
         return settled
 
     def hand_over(self) -> None:
@@ -349,11 +344,6 @@ class Line:
     def note(self, kind: str, text: str) -> None:
         """A line of history in the ledger: camera lost, reload, engine swap, alarm."""
         self._to_book(Note(self.clock.wall_ns(), kind, text))
-
-
-def _override(answer: Answer) -> Override:
-    reason = answer.reason or Reason.UNRECORDED
-    return Override(answer.epoch, answer.sequence, reason, answer.settled_ns, answer.detail)
 
 
 def _when(arrived: Frame | Missed) -> int:

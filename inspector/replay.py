@@ -248,7 +248,8 @@ def _read(recipe: Recipe, size: tuple[int, int], clock: Clock, number: int, samp
         pixels = read_grey(sample.image)
     except ConfigError as error:
         return _Read(sample, None, str(error), _truth(sample, recipe, None, size))
-    frame = Frame(number, pixels, clock.now_ns(), part_id=sample.id, truth=sample.defective)
+    full_px = (pixels.shape[1], pixels.shape[0])
+    frame = Frame(number, pixels, clock.now_ns(), full_px=full_px, part_id=sample.id, truth=sample.defective)
     return _Read(sample, frame, "", _truth(sample, recipe, frame, size))
 
 

@@ -18,7 +18,7 @@ from inspector.conditions import HINTS, Condition, Conditions
 from inspector.config import Settings
 from inspector.crew import Crew
 from inspector.engine import Engine
-from inspector.errors import EngineError, InspectorError, LedgerError
+from inspector.errors import ConfigError, EngineError, InspectorError, LedgerError
 from inspector.flow import Channel, Latch
 from inspector.frame import Settled, State
 from inspector.health import Notifier, Tally
@@ -267,6 +267,8 @@ class Station:
         self.rekeying.ask()
         try:
             wanted = config.load(self.config_path).settings if self.config_path is not None else self.settings
+            if keys := config.restart_needed(self.settings, wanted):
+                raise ConfigError(f"{', '.join(keys)} cannot change while the daemon runs", do="Restart it.")
             fresh = read_ingredients(wanted, self.clock)
             keep_recipe(wanted.station.state_dir, fresh.settings_source, fresh.calibration)
             recipe = self.line.recipe

@@ -53,10 +53,12 @@ class Journal:
     def __init__(self) -> None:
         self._came = threading.Condition()
         self.events: list[str] = []
+        self.faults: list[str] = []
 
     def tell(self, event: str, **fields: object) -> None:
         with self._came:
             self.events.append(event)
+            self.faults.append(str(fields.get("fault", "")))
             self._came.notify_all()
 
     debug = info = warning = error = tell

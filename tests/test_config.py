@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inspector.config import Settings, load
+from inspector.config import Settings, load, restart_needed
 from inspector.errors import ConfigError
 from inspector.preprocess.calibration import load_calibration
 
@@ -113,3 +113,19 @@ def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
                 read(path)
     large.write_bytes(b"#" * (1 << 20))
     assert load(large, {}).settings.camera.rate_hz == 10.0
+
+
+def test_what_decides_no_verdict_is_in_no_hash() -> None:
+    """A key that keeps cores awake must not take a qualification away; one that moves due times does."""
+    plain = load(None, {}).settings
+    assert load(None, {}, timing={"wake_us": 0}).settings.short_hash() == plain.short_hash()
+    assert load(None, {}, timing={"gate_ms": 400.0}).settings.short_hash() != plain.short_hash()
+
+
+def test_a_reload_names_what_wants_a_restart() -> None:
+    """Rules and the like are taken up; everything else is told by its key."""
+    plain = load(None, {}).settings
+    rules = load(None, {}, decision={"threshold": 0.3}, engine={"bundle": Path("other")}, log={"parts": False}).settings
+    assert restart_needed(plain, rules) == []
+    more = load(None, {}, engine={"threads": 1}, link={"priority": 5}, timing={"wake_us": 0}).settings
+    assert restart_needed(plain, more) == ["engine.threads", "timing.wake_us", "link.priority"]

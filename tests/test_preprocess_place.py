@@ -15,7 +15,7 @@ from inspector.calibrate.roi import calibrate_roi, calibrate_synthetic
 from inspector.camera.render import Style, render_part
 from inspector.clock import PushedClock
 from inspector.errors import ConfigError
-from inspector.frame import Crop, Decision, Grey, Reason
+from inspector.frame import Crop, Decision, Frame, Grey, Reason
 from inspector.preprocess import (
     Pose,
     Preprocess,
@@ -145,6 +145,17 @@ def test_frame_size_is_checked_in_one_line() -> None:
         with pytest.raises(ConfigError, match=word) as error:
             stage.check_frame_size(*size)
         assert "\n" not in str(error.value) and error.value.exit_code == 2
+
+
+def test_a_frame_of_another_size_than_was_calibrated_is_never_inspected() -> None:
+    """Whichever window of it came: the place of the part was measured in frames of another size."""
+    stage = plain(Roi(x=50, y=60, w=64, h=64), FrameSize(width_px=200, height_px=220))
+    pixels = texture(220, 200)
+    assert isinstance(stage.prepare(Frame(1, pixels, 0, full_px=(200, 220))), Crop)
+    for whole in (Frame(1, pixels, 0, full_px=(220, 200)), Frame(1, texture(400, 400), 0, full_px=(400, 400))):
+        refused = stage.prepare(whole)
+        assert isinstance(refused, Decision) and refused.reason is Reason.BAD_IMAGE
+        assert "made on frames of 200 x 220, found" in refused.detail
 
 
 # -- with location -----------------------------------------------------------------------------------------------------

@@ -179,6 +179,12 @@ def test_reload_changes_rules_between_two_parts(tmp_path: Path) -> None:
         path.write_text("[decision]\nthreshhold = 1\n")
         seen.station.reload()
         journal.wait_for("reload refused, the old settings keep running")
+        journal = seen.station.log = Journal()
+        wanted = _toml(tmp_path, "threshold = 0.25").replace("queue = 256", "queue = 255")
+        path.write_text(wanted + "[alarm]\nfails = 2\n")
+        seen.station.reload()
+        journal.wait_for("reload refused, the old settings keep running")
+        assert any("timing.queue, alarm.fails cannot change while the daemon runs" in one for one in journal.faults)
         count = len(seen.arrivals)
         seen.wait_for(lambda came: len(came) > count + 30)
     hashes = [one.answer.hashes.settings for one in seen.arrivals]

@@ -20,6 +20,7 @@ class _Picture:
     sample: Sample
     pixels: Grey | None
     fault: str = ""
+    full_px: tuple[int, int] | None = None
 
 
 class FolderCamera:
@@ -84,7 +85,7 @@ class FolderCamera:
             return Missed(number, at_ns, Reason.BAD_IMAGE, part_id, sample.defective, picture.fault)
         self._statistics = replace(seen, frames=seen.frames + 1)
         origin = self._window[:2] if self._window else (0, 0)
-        return Frame(number, picture.pixels, at_ns, origin, part_id=part_id, truth=sample.defective)
+        return Frame(number, picture.pixels, at_ns, origin, picture.full_px, part_id=part_id, truth=sample.defective)
 
     def close(self) -> None:
         self._paced.close()
@@ -117,7 +118,8 @@ class FolderCamera:
             check_window(self._window, pixels.shape[1], pixels.shape[0], f"image {sample.id}")
         except ConfigError as error:
             return _Picture(sample, None, str(error))
+        high, wide = pixels.shape
         if self._window is not None:
             x, y, w, h = self._window
             pixels = np.ascontiguousarray(pixels[y : y + h, x : x + w])
-        return _Picture(sample, pixels)
+        return _Picture(sample, pixels, full_px=(wide, high))

@@ -91,7 +91,7 @@ class GenicamCamera:
         self._order = self._asked
         self._counter = FrameCounter(self._frame_id_bits, self._max_gap)
         self._device: DeviceLine | None = None
-        self._origin_px = (0, 0)
+        self._origin_px = self._full_px = (0, 0)
         self._failed: InspectorError | None = None
         self._spawn_ns = 0
         self._connections = self._frames = self._missed = self._incomplete = 0
@@ -217,6 +217,7 @@ class GenicamCamera:
         self._ring = RingReader(Layout(**said["layout"]), *fds)
         self._device = device = DeviceLine(**opened["device"])
         self._origin_px = (opened["window"][0], opened["window"][1])
+        self._full_px = (opened["width"], opened["height"])
         self._order = replace(self._order, serial=device.serial, device_id="" if device.serial else device.device_id)
         if self._connections:
             self._counter.restart()
@@ -314,7 +315,7 @@ class GenicamCamera:
             return
         if record.pixels is not None:
             self._pending.append(
-                Frame(step.frame_id, record.pixels, record.taken_ns, self._origin_px, camera_ns=record.camera_ns)
+                Frame(step.frame_id, record.pixels, record.taken_ns, self._origin_px, self._full_px, record.camera_ns)
             )
             return
         reason = Reason.INCOMPLETE if record.kind is Kind.INCOMPLETE else Reason.MISSED

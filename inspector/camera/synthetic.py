@@ -20,6 +20,7 @@ _AHEAD = 3  # +1 next, +2 so that a busy core does not delay the parts after it
 class _Shot:
     pixels: Grey
     truth: bool
+    full_px: tuple[int, int]
 
 
 class SyntheticCamera:
@@ -86,7 +87,7 @@ class SyntheticCamera:
         self._statistics = replace(seen, frames=seen.frames + 1)
         # A part that comes round again is copied: a frame owns its pixels.
         pixels = shot.pixels.copy() if self._shots else shot.pixels
-        return Frame(number, pixels, at_ns, self._window[:2], part_id=part_id, truth=shot.truth)
+        return Frame(number, pixels, at_ns, self._window[:2], shot.full_px, part_id=part_id, truth=shot.truth)
 
     def close(self) -> None:
         self._paced.close()
@@ -101,4 +102,5 @@ class SyntheticCamera:
     def _render(self, index: int) -> _Shot:
         part = render_part(self._seed, index, style=self._style)
         x, y, w, h = self._window
-        return _Shot(np.ascontiguousarray(part.image[y : y + h, x : x + w]), part.defective)
+        high, wide = part.image.shape
+        return _Shot(np.ascontiguousarray(part.image[y : y + h, x : x + w]), part.defective, (wide, high))

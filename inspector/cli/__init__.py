@@ -41,6 +41,11 @@ def run(argv: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file that somebody named
+        print(f"inspector: {error.filename} cannot be used; found {error.strerror}.", file=sys.stderr)
+        return InspectorError.exit_code
     return int(code or 0)
 
 

@@ -81,8 +81,24 @@ def print_figures(figures: dict[str, Any]) -> None:
 def positive(text: str) -> int:
     """An argument type: a count of at least 1."""
     value = int(text)
-    if value < 1:
+    if not 1 <= value < 1 << 63:
         raise argparse.ArgumentTypeError(f"{text} is not a count of at least 1")
+    return value
+
+
+def share(text: str) -> float:
+    """An argument type: a share above 0 and below 1."""
+    value = float(text)
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """An argument type: a time above 0, a day at most."""
+    value = float(text)
+    if not 0.0 < value <= 86_400.0:
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds, above 0")
     return value
 
 
@@ -93,6 +109,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspector.cli.common import Commands, engine_option, json_option, positive, print_json
+from inspector.errors import ConfigError
 
 if TYPE_CHECKING:
     from inspector.drill.certificate import Certificate
@@ -63,6 +64,8 @@ def _real(arguments: argparse.Namespace) -> int:
     from inspector.demo import embedded
     from inspector.drill.real import drill
 
+    if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
+        raise ConfigError("the report has no folder to go to", found=str(arguments.report), do="Make it first.")
     names = [name.strip() for name in arguments.faults.split(",")] if arguments.faults else None
     with tempfile.TemporaryDirectory(prefix="inspector-drill-") as scratch:
         certificate = drill(
@@ -76,14 +79,14 @@ def _real(arguments: argparse.Namespace) -> int:
                 None if arguments.json else print(f"{done:>7}/{total}  {name}", flush=True)
             ),
         )
-    if arguments.report is not None:
-        from inspector.drill.report import write_report
-
-        write_report(arguments.report, certificate)
     if arguments.json:
         print_json(certificate.figures)
     else:
         _print_certificate(certificate)
+    if arguments.report is not None:
+        from inspector.drill.report import write_report
+
+        write_report(arguments.report, certificate)
     return 0 if certificate.ok else 1
 
 

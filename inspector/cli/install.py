@@ -102,7 +102,7 @@ def pieces(command: Path, config: Path, drop_ins: list[str]) -> list[Piece]:
         made.append(Piece(Path("etc/udev/rules.d/70-inspector.rules"), template("udev.rules")))
     if "realtime" in drop_ins:
         made.append(Piece(Path("etc/udev/rules.d/71-inspector-realtime.rules"), template("udev-realtime.rules")))
-    made.append(Piece(config.relative_to("/"), first_config(), keep=True))
+    made.append(Piece(config.relative_to("/"), first_config(page="page" in drop_ins), keep=True))
     return made
 
 
@@ -112,7 +112,7 @@ def _unit(name: str, command: str) -> str:
     return "\n".join(f"ExecStart={command}" if line.startswith("ExecStart=") else line for line in lines) + "\n"
 
 
-def first_config() -> str:
+def first_config(*, page: bool = False) -> str:
     """A simulated line: what is installed can be seen to run before a camera is there."""
     lines = [
         "# This station. The distribution's config.toml shows every key; `inspector check-config` checks this file.",
@@ -128,6 +128,8 @@ def first_config() -> str:
         lines += ["", "[engine]", f'bundle = "{engine}"']
     if calibration.is_file():
         lines += ["", "[part]", f'calibration = "{calibration}"']
+    if page:  # not by the unit's environment alone: `qualify` and `review` must find its users and reviews, too
+        lines += ["", "[page]", 'state_dir = "/var/lib/inspector-page"']
     return "\n".join(lines) + "\n"
 
 

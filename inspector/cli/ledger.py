@@ -278,9 +278,11 @@ def _to_archive(arguments: argparse.Namespace, state_dir: Path) -> dict[str, Any
 def _reviews_to_archive(arguments: argparse.Namespace, state_dir: Path, place: Place, station: str) -> int:
     """All opinions anew, each time: they are few, and come long after the part. Returns how many."""
     from inspector.archive.opinions import write_reviews
+    from inspector.review.room import FILE, path_of
     from inspector.review.store import read_reviews
 
-    path = arguments.reviews or state_dir / "reviews.db"
+    beside = state_dir / FILE if arguments.state_dir is not None else path_of(load(arguments).settings)
+    path = arguments.reviews or beside
     if not path.is_file():
         if arguments.reviews is not None:
             raise ConfigError(f"no reviews at {path}", do="Name the file that `inspector review` writes.")

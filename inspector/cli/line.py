@@ -110,6 +110,7 @@ def _listen_options(sub: argparse.ArgumentParser) -> None:
 
 def _listen(arguments: argparse.Namespace) -> int:
     from inspector.clock import SystemClock
+    from inspector.errors import ConfigError
     from inspector.link.keys import ClientKeys
     from inspector.link.listen import Arrival, ReferenceController
 
@@ -120,6 +121,8 @@ def _listen(arguments: argparse.Namespace) -> int:
         mark = "" if arrival.qualified else "  (station not qualified)"
         print(f"{number}  {answer.part_id:<20} {answer.verdict.value:<7} {left:>12}  {why}{mark}", flush=True)
 
+    if (arguments.key is None) != (arguments.server_key is None):
+        raise ConfigError("half a pair of keys", expected="--key and --server-key, or neither")
     keys = ClientKeys.load(arguments.server_key, arguments.key) if arguments.key is not None else None
     controller = ReferenceController(arguments.endpoint, clock=SystemClock(), keys=keys, on_answer=show)
     controller.run(until=lambda: arguments.count is not None and controller.statistics().received >= arguments.count)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inspector.cli.common import Commands, config_option, json_option, load, print_json, progress
+from inspector.cli.common import Commands, config_option, json_option, load, print_json, progress, share
 
 if TYPE_CHECKING:
     from inspector.config import Settings
@@ -37,11 +37,18 @@ def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--by", metavar="NAME", help="who qualifies; with users of the page: one of role setup")
     sub.add_argument("--note", default="", metavar="TEXT", help="why; needed with --accept and --withdraw")
     sub.add_argument("--layout", default="auto", help="of --data: auto, folder, kolektor-sdd, magnetic-tile, neu-seg")
-    sub.add_argument("--max-flips", type=int, default=0, metavar="N", help="verdicts that may differ (default 0)")
-    sub.add_argument("--max-escape", type=float, metavar="SHARE", help="(default: what is promised)")
-    sub.add_argument("--confidence", type=float, metavar="SHARE", help="(default: review.confidence)")
+    sub.add_argument("--max-flips", type=_count, default=0, metavar="N", help="verdicts that may differ (default 0)")
+    sub.add_argument("--max-escape", type=share, metavar="SHARE", help="(default: what is promised)")
+    sub.add_argument("--confidence", type=share, metavar="SHARE", help="(default: review.confidence)")
     sub.add_argument("--password-stdin", action="store_true", help="read the user's password from standard input")
     sub.epilog = "exit codes: 0 qualified (or shown), 1 not qualified, 2 bad usage or configuration, 3 no engine"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
 
 
 def _qualify(arguments: argparse.Namespace) -> int:
@@ -60,6 +67,7 @@ def _qualify(arguments: argparse.Namespace) -> int:
 
     standing = accept(settings, by=by, note=arguments.note, clock=SystemClock(), withdraw=arguments.withdraw)
     _print_standing(arguments, standing)
+    _print_where(arguments, settings)
     return 0 if standing.qualified or arguments.withdraw else 1
 
 
@@ -91,6 +99,7 @@ def _by_replay(arguments: argparse.Namespace, settings: Settings, by: str) -> in
             "verdicts differ from the last qualification"
         )
         print(f"qualified by {by}" if outcome.qualified else "not qualified, because " + "; ".join(outcome.reasons))
+        _print_where(arguments, settings)
     return 0 if outcome.qualified else 1
 
 
@@ -101,12 +110,14 @@ def _somebody(arguments: argparse.Namespace, settings: Settings) -> str:
     from inspector.page.users import Users, fits
 
     by = (arguments.by or "").strip()
-    if not by:
+    if not by or not by.isprintable():
         raise ConfigError("nobody answers for this qualification", expected="--by NAME", do="Name yourself.")
     users = Users(settings.page.state_dir or settings.station.state_dir / "page")
     if not users.all():
         return by
     user = users.get(by)
+    if not arguments.password_stdin and not sys.stdin.isatty():
+        raise ConfigError(f"no password for {by} can be asked for here", do="Pipe it in, with --password-stdin.")
     ask = sys.stdin.readline if arguments.password_stdin else lambda: getpass.getpass(f"password for {by}: ")
     if not fits(user, ask().rstrip("\n")) or user is None or user.role is not Role.SETUP:
         raise ConfigError(
@@ -115,6 +126,12 @@ def _somebody(arguments: argparse.Namespace, settings: Settings) -> str:
             do="`inspector page users list` names them.",
         )
     return by
+
+
+def _print_where(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Which station it was: without --config it is the one of the folder one stands in."""
+    if not arguments.json:
+        print(f"station {settings.station.name}, records in {settings.station.state_dir.resolve()}")
 
 
 def _show(arguments: argparse.Namespace, settings: Settings) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from inspector.cli.common import Commands, config_option, json_option, load, print_json
+from inspector.cli.common import Commands, config_option, json_option, load, print_json, seconds
 
 
 def add(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
 
 def _status_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--state-dir", type=Path, metavar="DIR", help="the daemon's (default: the configuration's)")
-    sub.add_argument("--timeout", type=float, default=3.0, metavar="S", help="wait so long (default 3)")
+    sub.add_argument("--timeout", type=seconds, default=3.0, metavar="S", help="wait so long (default 3)")
     sub.epilog = "exit codes: 0 it runs, 1 it runs in state Error or does not answer, 3 no daemon runs here"
 
 

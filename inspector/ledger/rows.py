@@ -192,6 +192,19 @@ def overridden(answer: Answer, override: Override) -> Answer:
     )
 
 
+def override_of(answer: Answer) -> Override:
+    """That this INVALID was told instead of the decision stored under its number."""
+    if answer.reason is None:
+        raise ValueError(f"a {answer.verdict.value} overrides nothing")
+    return Override(answer.epoch, answer.sequence, answer.reason, answer.settled_ns, answer.detail)
+
+
+def overtaken(answer: Answer, now_ns: int) -> Answer:
+    """INVALID LATE in place of a decision whose due time came before it could leave."""
+    text = f"decided {answer.verdict.value}, but it could not leave before its due time"
+    return overridden(answer, Override(answer.epoch, answer.sequence, Reason.LATE, now_ns, text))
+
+
 def restarted(epoch: int, sequence: int, now_ns: int, wall_ns: int) -> Answer:
     """The answer for a number that an earlier run opened and never decided; its due time is the moment it is found."""
     return Answer(

@@ -19,7 +19,7 @@ from inspector.frame import Answer, Verdict
 from inspector.link import wire
 from inspector.link.keys import ClientKeys
 from inspector.link.messages import AnswerMessage, Flag, RefusedMessage, StateMessage
-from inspector.link.sockets import Wake, harden_tcp
+from inspector.link.sockets import Wake, connect, harden_tcp
 
 _BURST = 256
 _MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED
@@ -216,7 +216,7 @@ class ReferenceController:
         if self._keys is not None:
             self._keys.protect(socket)
         self._monitor = socket.get_monitor_socket(_MONITORED)
-        socket.connect(self._endpoint)
+        connect(socket, self._endpoint)
         self._poller = zmq.Poller()
         for readable in (socket, self._monitor, self._wake.handle):
             self._poller.register(readable, zmq.POLLIN)

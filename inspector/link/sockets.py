@@ -41,6 +41,17 @@ def check_exposure(endpoint: str, *, encrypted: bool, allow_plaintext: bool) -> 
         )
 
 
+def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Begin to connect. Raises ConfigError for what is no endpoint."""
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise ConfigError(
+            "endpoint cannot be used", expected="tcp://ADDRESS:PORT", found=f"{endpoint} ({error})"
+        ) from error
+
+
 def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     """Bind and return the endpoint with its real port. Raises LinkError (in use) or ConfigError (not usable)."""
     port = endpoint.rpartition(":")[2]

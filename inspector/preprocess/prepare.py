@@ -205,7 +205,11 @@ class Preprocess:
         pixels = frame.pixels
         if pixels.ndim != 2 or pixels.dtype != np.uint8 or pixels.size == 0:
             return invalid(Reason.BAD_IMAGE, f"expected 8-bit grey pixels, found {pixels.dtype} of {pixels.shape}")
-        origin = frame.origin_px
+        origin, size = frame.origin_px, self.calibration.file.frame
+        full = frame.full_px
+        if size is not None and full is not None and full != (size.width_px, size.height_px):
+            made = f"calibration {self.calibration.file.name!r} was made on frames of {size.width_px} x"
+            return invalid(Reason.BAD_IMAGE, f"{made} {size.height_px}, found {full[0]} x {full[1]}")
         work = self._work
         if work is not None and self._window is not None:
             x, y, w, h = self._window[0] - origin[0], self._window[1] - origin[1], *self._window[2:]

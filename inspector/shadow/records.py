@@ -106,7 +106,13 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         """All but the pixels, which go through shared memory in this order: frames, then the mask."""
         frames = [
-            {"frame_id": one.frame_id, "taken_ns": one.taken_ns, "origin": one.origin_px, "shape": one.pixels.shape}
+            {
+                "frame_id": one.frame_id,
+                "taken_ns": one.taken_ns,
+                "origin": one.origin_px,
+                "full": one.full_px,
+                "shape": one.pixels.shape,
+            }
             for one in self.frames
         ]
         mask = None if self.mask is None else self.mask.shape
@@ -127,7 +133,9 @@ class Job:
             pixels = memory[at : at + height * width].reshape(height, width)
             at += height * width
             x, y = one["origin"]
-            frames.append(Frame(one["frame_id"], pixels, one["taken_ns"], origin_px=(x, y), part_id=live.part_id))
+            full = one["full"]
+            full_px = None if full is None else (int(full[0]), int(full[1]))
+            frames.append(Frame(one["frame_id"], pixels, one["taken_ns"], (x, y), full_px, part_id=live.part_id))
         mask = None
         if fields["mask"] is not None:
             height, width = fields["mask"]

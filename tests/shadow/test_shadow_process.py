@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from shadow_kit import PATIENCE_S, Stage, lines_of, shadow_pid, stage, state_of, wait_until
 
+from benchmarks.file_damage import toml
 from inspector.clock import PushedClock
 from inspector.engine import Engine
 from inspector.frame import FloatMap, Frame
@@ -233,9 +234,10 @@ def test_a_reload_switches_the_shadow_on_over_and_off(tmp_path: Path) -> None:
     pictures, config = images(3), tmp_path / "config.toml"
 
     def write(shadow: Path | None) -> None:
-        text = f'[station]\nname = "test"\nstate_dir = "{tmp_path}/state"\n[engine]\nbundle = "{one.path}"\n'
-        text += "[timing]\ngate_ms = 20000.0\n" + (f'[shadow]\nbundle = "{shadow}"\n' if shadow else "")
-        config.write_text(text, encoding="utf-8")
+        tables = made.seen.station.settings.model_dump(mode="json", exclude_none=True)
+        tables["shadow"].pop("bundle", None)
+        tables["shadow"] |= {"bundle": str(shadow)} if shadow else {}
+        config.write_bytes(toml(tables))
 
     def reload(shadow: Path | None, up: str) -> None:
         write(shadow)
