@@ -116,6 +116,30 @@ def test_sigterm_ends_the_daemon_in_order(tmp_path: Path) -> None:
     assert found["triggered"] == found["answered"] >= 5
 
 
+def test_check_config_tells_all_that_run_would_stumble_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the file names is looked for, and each fault is one line; nothing is bound or started."""
+    wrong = {
+        "LINK__ENDPOINT": "tcp://127.0.0.1:99999",
+        "LINK__VIEWERS": "tcp://0.0.0.0:5571",
+        "HEALTH__METRICS": "somewhere",
+        "CAMERA__KIND": "folder",
+        "CAMERA__FOLDER": str(tmp_path / "nothing"),
+        "ENGINE__BACKEND": "tensorrt",
+        "SHADOW__BUNDLE": str(tmp_path / "no-bundle"),
+        "PART__CALIBRATION": str(tmp_path / "none.toml"),
+    }
+    for name, value in wrong.items():
+        monkeypatch.setenv(f"INSPECTOR_{name}", value)
+    assert run(["check-config"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    words = ("none.toml", "tensorrt", "99999", "plaintext", "somewhere", "nothing", "no-bundle")
+    assert len(told) == len(words)
+    for line, word in zip(told, words, strict=True):
+        assert line.startswith("inspector: ") and word in line, (line, word)
+
+
 def test_check_config_prints_every_key_with_its_source(capsys: pytest.CaptureFixture[str]) -> None:
     """The committed configuration is valid from the checkout's root."""
     before = Path.cwd()

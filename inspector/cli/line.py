@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,16 +151,19 @@ def _cameras(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
-    from inspector.clock import SystemClock
-    from inspector.recipe import read_ingredients
+    from inspector.cli.checkup import checkup
 
     loaded = load(arguments)
     rows = list(loaded.rows())
     width = max(len(name) for name, _, _ in rows)
     for name, value, source in rows:
         print(f"{name:<{width}}  {value:<40}  {source}")
-    ingredients = read_ingredients(loaded.settings, SystemClock())
-    print(f"engine bundle {ingredients.bundle.name}, calibration {ingredients.calibration.hash[:16]}: ok")
+    faults = checkup(loaded.settings)
+    for fault in faults:
+        print(f"inspector: {fault}", file=sys.stderr)
+    if faults:
+        return faults[0].exit_code
+    print("what it names is there and fits: engine, calibration, rules, endpoints, keys, folders")
     return 0
 
 

@@ -41,6 +41,16 @@ def check_exposure(endpoint: str, *, encrypted: bool, allow_plaintext: bool) -> 
         )
 
 
+def check_endpoint(endpoint: str) -> None:
+    """Raises ConfigError for what no socket can be bound to, whatever this host has."""
+    if "://" not in endpoint:
+        raise ConfigError("endpoint cannot be used", expected="tcp://ADDRESS:PORT", found=endpoint)
+    port = endpoint.rpartition(":")[2]
+    if endpoint.startswith("tcp://") and port != "*" and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        # libzmq itself takes 99999 for 34463 and -1 for 65535
+        raise ConfigError("endpoint has no usable port", expected="tcp://ADDRESS:PORT, 0 to 65535 or *", found=endpoint)
+
+
 def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
     """Begin to connect. Raises ConfigError for what is no endpoint."""
     try:
@@ -54,10 +64,7 @@ def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
 
 def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     """Bind and return the endpoint with its real port. Raises LinkError (in use) or ConfigError (not usable)."""
-    port = endpoint.rpartition(":")[2]
-    if endpoint.startswith("tcp://") and port != "*" and not (port.isascii() and port.isdigit() and int(port) < 65536):
-        # libzmq itself takes 99999 for 34463 and -1 for 65535
-        raise ConfigError("endpoint has no usable port", expected="tcp://ADDRESS:PORT, 0 to 65535 or *", found=endpoint)
+    check_endpoint(endpoint)
     try:
         if "[" in endpoint:
             socket.setsockopt(zmq.IPV6, 1)
