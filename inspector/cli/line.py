@@ -22,7 +22,9 @@ from inspector.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from inspector.clock import Clock
     from inspector.demo import Demo
+    from inspector.link.listen import ReferenceController
 
 
 def add(commands: Commands) -> None:
@@ -126,8 +128,38 @@ def _listen(arguments: argparse.Namespace) -> int:
         raise ConfigError("half a pair of keys", expected="--key and --server-key, or neither")
     keys = ClientKeys.load(arguments.server_key, arguments.key) if arguments.key is not None else None
     controller = ReferenceController(arguments.endpoint, clock=SystemClock(), keys=keys, on_answer=show)
-    controller.run(until=lambda: arguments.count is not None and controller.statistics().received >= arguments.count)
+    tell = Ear(controller, arguments.endpoint, SystemClock())
+
+    def until() -> bool:
+        tell()
+        return arguments.count is not None and controller.statistics().received >= arguments.count
+
+    controller.run(until)
     return 0
+
+
+class Ear:
+    """Says on stderr whether the daemon is heard, and why not: a silent controller would look like an idle line."""
+
+    def __init__(self, controller: ReferenceController, endpoint: str, clock: Clock) -> None:
+        self._controller, self._endpoint, self._clock = controller, endpoint, clock
+        self._said, self._quiet_ns = "", clock.now_ns()
+
+    def __call__(self) -> None:
+        seen, now_ns = self._controller.statistics(), self._clock.now_ns()
+        if seen.states or seen.received:
+            text = f"connected to {self._endpoint}" if seen.connected else f"the daemon at {self._endpoint} is silent"
+        elif self._controller.refusal:
+            text = f"refused by {self._endpoint}: {self._controller.refusal}"
+        elif seen.auth_failures:
+            text = f"refused by {self._endpoint}: this key is not allowed (`inspector keys allow`)"
+        elif now_ns - self._quiet_ns < 2_000_000_000:
+            return
+        else:
+            text = f"no answer from {self._endpoint}: no daemon there, or it wants keys"
+        if text != self._said:
+            self._said = text
+            print(f"listen: {text}", file=sys.stderr, flush=True)
 
 
 def _cameras_options(sub: argparse.ArgumentParser) -> None:

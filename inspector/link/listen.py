@@ -119,7 +119,7 @@ class ReferenceController:
         self._count: dict[str, int] = dict.fromkeys(_COUNTED, 0)
         self._known: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._last = (0, 0)
-        self._heard_ns = 0
+        self._heard_ns, self.refusal = 0, ""
         self._connected = self._joined = False
         self._state: StateMessage | None = None
         self._orders: deque[Callable[[], None]] = deque()
@@ -294,7 +294,7 @@ class ReferenceController:
             if self._on_state is not None:
                 self._on_state(message)
         elif isinstance(message, RefusedMessage):
-            self._count["refused"] += 1
+            self._count["refused"], self.refusal = self._count["refused"] + 1, message.why
         else:
             self._count["malformed"] += 1
         return True
