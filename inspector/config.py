@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,13 +195,26 @@ def _read_environment(environment: Mapping[str, str], faults: list[str]) -> dict
         if section not in Settings.model_fields or not key:
             faults.append(f"{name}: no such variable (INSPECTOR_<section>__<key>){_nearest_section(section)}")
     source = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
-    source.env_vars = {name.lower(): value for name, value in ours.items()}
+
+    def read(some: Mapping[str, str]) -> dict[str, Any]:
+        source.env_vars = {name.lower(): value for name, value in some.items()}
+        return source()
+
     try:
-        found: dict[str, Any] = source()
-    except ValueError as error:
-        faults.append(f"environment: {error}")
-        return {}
+        found = read(ours)
+    except ValueError:  # it does not say which
+        bad = {name for name, value in ours.items() if not _can_be_read(read, name, value)}
+        faults.extend(f'{name} = {quoted(ours[name])}: expected JSON, such as ["FAIL"]' for name in sorted(bad))
+        found = read({name: value for name, value in ours.items() if name not in bad})
     return {section: table for section, table in found.items() if isinstance(table, dict)}
+
+
+def _can_be_read(read: Callable[[Mapping[str, str]], object], name: str, value: str) -> bool:
+    try:
+        read({name: value})
+    except ValueError:
+        return False
+    return True
 
 
 def _fault(error: dict[str, Any], sources: Mapping[str, str]) -> str:

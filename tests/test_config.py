@@ -129,3 +129,12 @@ def test_a_reload_names_what_wants_a_restart() -> None:
     assert restart_needed(plain, rules) == []
     more = load(None, {}, engine={"threads": 1}, link={"priority": 5}, timing={"wake_us": 0}).settings
     assert restart_needed(plain, more) == ["engine.threads", "timing.wake_us", "link.priority"]
+
+
+def test_a_variable_that_is_no_json_is_told_by_its_name_beside_the_others() -> None:
+    """One fault does not hide the next; the value is quoted, and what is expected is said."""
+    with pytest.raises(ConfigError) as told:
+        load(None, {"INSPECTOR_STORE__SAVE": "FAIL", "INSPECTOR_TIMING__WAKEUS": "1", "INSPECTOR_TIMING__QUEUE": "0"})
+    for words in ("INSPECTOR_STORE__SAVE = 'FAIL': expected JSON", "unknown key timing.wakeus", "timing.queue"):
+        assert words in str(told.value)
+    assert "\n" not in str(told.value)
