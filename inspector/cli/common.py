@@ -86,6 +86,14 @@ def positive(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    """An argument type: a port, or 0 for any free one."""
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port, 0 to 65535")
+    return value
+
+
 def share(text: str) -> float:
     """An argument type: a share above 0 and below 1."""
     value = float(text)

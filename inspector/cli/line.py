@@ -16,6 +16,7 @@ from inspector.cli.common import (
     engine_option,
     json_option,
     load,
+    port,
     positive,
     print_figures,
     print_json,
@@ -52,7 +53,7 @@ def _demo_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--engine", type=Path, metavar="BUNDLE", help="engine bundle (default engines/commutator)")
     sub.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="pictures and ledger go here")
     sub.add_argument("--page", action="store_true", help="show it in a web page, which stays until Ctrl-C")
-    sub.add_argument("--port", type=int, default=9571, metavar="N", help="the page's port (default 9571; 0 = any)")
+    sub.add_argument("--port", type=port, default=9571, metavar="N", help="the page's port (default 9571; 0 = any)")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
