@@ -218,7 +218,9 @@ class Station:
             raise seat.fault or EngineError("the engine could not be prepared")
         if former is not None:
             former.stop()
-            former.join(10.0)
+            if not former.join(10.0):  # it would use the new engine beside the new thread
+                self.latch.trip("the former engine's thread does not end", EngineError("an engine is stuck"))
+                return
         seat.take()
         self.ingredients = ingredients
         tell_engine(self.log, seat.recipe.engine.info, seat.why)
@@ -293,6 +295,7 @@ class Station:
         """No new parts; decide what can still be decided in time; the rest is STOPPED; then close, answers first."""
         self.conditions.enter(State.HALTED)
         line, link, book = self.line, self.rooms.link, self.rooms.book
+        link.set_state(State.HALTED)  # whoever announces parts must know before the last one is taken
         self._end("acquire")
         patience_ns = min(int(self.settings.timing.gate_ms * MS), 1000 * MS)
         self._wait_until(lambda: line.docket.undecided == 0, patience_ns)
@@ -309,7 +312,7 @@ class Station:
         if any(condition.name == "ledger" for condition in self.conditions.present()):
             book.ballast.release()
         with contextlib.suppress(LedgerError):
-            book.write(line.unwritten() + line.rows.take_all(0))  # receipts of the last answers
+            book.write(line.unwritten() + line.rows.take_all(0, limit=4096))  # receipts of the last answers
         self.tally.acknowledged = link.statistics().acknowledged
         self.tally.triggered = line.docket.statistics().opened
         self.log.info("stopped", why=self.latch.reason, **self.tally.figures())

@@ -158,6 +158,14 @@ def test_a_frame_of_another_size_than_was_calibrated_is_never_inspected() -> Non
         assert "made on frames of 200 x 220, found" in refused.detail
 
 
+def test_a_window_is_never_judged_as_the_whole_frame() -> None:
+    """The camera goes on cutting as it was told at the start, though a reload took the calibration away."""
+    stage = plain(None, None)
+    assert isinstance(stage.prepare(Frame(1, texture(220, 200), 0, full_px=(200, 220))), Crop)
+    refused = stage.prepare(Frame(1, texture(100, 100), 0, (20, 20), full_px=(200, 220)))
+    assert isinstance(refused, Decision) and refused.reason is Reason.BAD_IMAGE
+
+
 # -- with location -----------------------------------------------------------------------------------------------------
 
 

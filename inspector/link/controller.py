@@ -31,6 +31,7 @@ from inspector.link.sockets import check_exposure
 _BURST = 64
 """Messages read in one ``service``: a flood must not keep the thread from its due times."""
 _REFUSAL_GAP_NS = 50_000_000
+_FULL_NS = 1_000_000
 """At most one refusal is told so often; all are counted."""
 _MEMORY = 1024
 """Announcement counters that are remembered to know a repeated one."""
@@ -284,6 +285,9 @@ class ControllerLink:
 
     def _announce(self, message: AnnounceMessage, now_ns: int) -> None:
         # a counter alone proves no repetition: a controller that restarted counts from 1 again
+        if message.counter >= 1 << 63:
+            self._refuse(None, f"announcement with counter {message.counter}, below 2^63 is expected", now_ns)
+            return
         if message.resent and message.counter in self._counters:
             self._count["announcements_repeated"] += 1
             return
@@ -308,7 +312,7 @@ class ControllerLink:
             return False
         if not self._put(peer.identity, waiting.stamped(now_ns, self._durable, self._epoch)):
             self._count["unreachable"] += 1
-            self._outbox.postpone(waiting, now_ns + self._resend_ns)
+            self._outbox.postpone(waiting, now_ns + _FULL_NS)  # its due time does not wait
             return False
         self._count["resent" if waiting.attempts else "sent"] += 1
         self._outbox.sent(waiting, now_ns)

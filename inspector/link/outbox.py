@@ -7,13 +7,15 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
-from inspector.frame import Answer, Verdict
+from inspector.frame import Answer, Reason, Verdict
 from inspector.link import wire
 from inspector.link.events import Handed
 
 Key = tuple[int, int]
 """(epoch, sequence): the identity of an answer."""
 NEVER_NS = 1 << 63
+RESTARTED_GRACE_NS = 600_000_000_000
+"""What a killed run left undecided is told to a controller that comes within ten minutes: it may have gone, too."""
 
 
 class Told(enum.Enum):
@@ -100,7 +102,8 @@ class Outbox:
             return None
         until_ns = answer.due_ns
         if answer.verdict is Verdict.INVALID:  # harmless at any time, so it has its grace even where it comes late
-            until_ns = max(until_ns, now_ns) + self._grace_ns
+            grace_ns = RESTARTED_GRACE_NS if answer.reason is Reason.RESTARTED else self._grace_ns
+            until_ns = max(until_ns, now_ns) + grace_ns
         if now_ns >= until_ns:
             self.withheld += 1
             return None if known is not None else Handed.TOO_LATE
@@ -125,8 +128,8 @@ class Outbox:
     def withdraw(self, waiting: Waiting) -> None:
         """Its due time came before it could leave. As if it had never been put: another answer is welcome."""
         self.withheld += 1
-        del self._waiting[waiting.key]
-        del self._known[waiting.key]
+        self._waiting.pop(waiting.key, None)  # a full outbox may have displaced it at once
+        self._known.pop(waiting.key, None)
 
     def postpone(self, waiting: Waiting, until_ns: int) -> None:
         """Try again at ``until_ns``; NEVER_NS = not before the next ``hurry``."""

@@ -49,6 +49,7 @@ _KNOWN_FLAGS = sum(Flag)
 _RESENT, _REVIEW, _CUT = int(Flag.RESENT), int(Flag.REVIEW), int(Flag.CUT)
 _PART_ID_CUT, _UNQUALIFIED = int(Flag.PART_ID_CUT), int(Flag.UNQUALIFIED)
 _COUNT_LIMIT = 0xFFFF
+_INT64_MAX = (1 << 63) - 1
 _ALARM_LIMIT = 200
 
 
@@ -96,7 +97,7 @@ def pack_answer(
         epoch=answer.epoch,
         left_us=clamp_left_us(left_us),
         sequence=answer.sequence,
-        frame_id=answer.frame_id,
+        frame_id=min(answer.frame_id, _INT64_MAX),  # some cameras say 2^64 - 1 for "none"
         taken_ns=answer.taken_ns,
         settled_ns=answer.settled_ns,
         durable=durable,

@@ -211,6 +211,9 @@ class Preprocess:
             made = f"calibration {self.calibration.file.name!r} was made on frames of {size.width_px} x"
             return invalid(Reason.BAD_IMAGE, f"{made} {size.height_px}, found {full[0]} x {full[1]}")
         work = self._work
+        if work is None and full is not None and full != (pixels.shape[1], pixels.shape[0]):
+            cut = f"{pixels.shape[1]} x {pixels.shape[0]} of {full[0]} x {full[1]}"
+            return invalid(Reason.BAD_IMAGE, f"the whole frame is the part, and the camera cut {cut} out: restart it")
         if work is not None and self._window is not None:
             x, y, w, h = self._window[0] - origin[0], self._window[1] - origin[1], *self._window[2:]
             if x < 0 or y < 0 or x + w > pixels.shape[1] or y + h > pixels.shape[0]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from controller_kit import CLOCK, LOCAL, PATIENCE_S, Raw, fresh, is_up, serve
@@ -13,7 +14,7 @@ from inspector.errors import ConfigError, LinkError
 from inspector.frame import State
 from inspector.link import wire
 from inspector.link.controller import ControllerLink
-from inspector.link.events import Announced
+from inspector.link.events import Announced, Handed, Refused
 from inspector.link.listen import ReferenceController
 from inspector.link.messages import StateMessage
 
@@ -30,6 +31,16 @@ def test_announcements_arrive_once_each(link: ControllerLink, controller: Callab
     assert [(each.counter, each.part_id, each.encoder) for each in found] == [(7, "bar-7", -12345), (8, "", 0)]
     with pytest.raises(LinkError, match="does not fit"):
         other.announce(9, "x" * 33)
+
+
+def test_a_counter_that_no_answer_could_carry_is_refused(link: ControllerLink, raw: Raw) -> None:
+    """And a camera's 2^64 - 1 leaves as the largest number there is: neither may end the answering thread."""
+    raw.socket.send_multipart(wire.pack_hello(0, 0))
+    serve(link, is_up)
+    raw.socket.send_multipart(wire.pack_announce(1 << 63, "", 0))
+    events = serve(link, lambda seen: any(isinstance(event, Refused) for event in seen))
+    assert not any(isinstance(event, Announced) for event in events)
+    assert link.send(replace(fresh(1), frame_id=(1 << 64) - 1), durable=0) is Handed.SENT
 
 
 def test_repeated_announcement_counts_once(link: ControllerLink, raw: Raw) -> None:

@@ -128,3 +128,23 @@ def test_stamp_tells_the_time_left_and_repetition() -> None:
     assert (first.left_us, first.durable, Flag.RESENT in first.flags) == (1_000_000, 5, False)
     assert (second.left_us, second.durable, Flag.RESENT in second.flags) == (400_000, 9, True)
     assert (other_run.durable, Flag.RESENT in other_run.flags) == (0, True), "an earlier run may have sent it"
+
+
+def test_an_answer_that_a_full_outbox_displaced_at_once_can_be_withdrawn() -> None:
+    """The new PASS is due first of all, so it goes; then its due time comes. The answering thread must outlive both."""
+    box = _box(capacity=2)
+    for sequence in (1, 2):
+        _put(box, replace(an_answer(sequence, now_ns=_NOW, left_s=9.0), verdict=Verdict.INVALID, reason=Reason.LATE))
+    waiting = _put(box, an_answer(3, now_ns=_NOW, left_s=0.1))
+    box.withdraw(waiting)
+    assert (len(box), box.displaced) == (2, 1)
+
+
+def test_what_a_killed_run_left_is_told_to_a_controller_that_comes_late() -> None:
+    """It may have gone down with the daemon, and comes back after minutes."""
+    box = _box()
+    left = replace(an_answer(1, now_ns=_NOW, left_s=0.0), verdict=Verdict.INVALID, reason=Reason.RESTARTED)
+    waiting = _put(box, left)
+    box.sent(waiting, _NOW)
+    assert box.ready(_NOW + 300_000 * _MS) == [waiting]
+    assert box.ready(_NOW + 600_001 * _MS) == []
