@@ -219,8 +219,9 @@ class Station:
         if former is not None:
             former.stop()
             if not former.join(10.0):  # it would use the new engine beside the new thread
-                self.latch.trip("the former engine's thread does not end", EngineError("an engine is stuck"))
-                return
+                stuck = EngineError("the former engine's thread does not end", do="The daemon ends; start it again.")
+                self.latch.trip(str(stuck), stuck)
+                raise stuck
         seat.take()
         self.ingredients = ingredients
         tell_engine(self.log, seat.recipe.engine.info, seat.why)

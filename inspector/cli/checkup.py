@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from inspector.clock import SystemClock
@@ -33,20 +34,20 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     yield lambda: read_ingredients(settings, SystemClock())
     yield lambda: _engine(settings)
     for endpoint in filter(None, (link.endpoint, link.viewers)):
-        yield lambda endpoint=endpoint: _endpoint(endpoint, settings)  # type: ignore[misc]
+        yield partial(_endpoint, endpoint, settings)
     if link.keys_dir is not None:
-        yield lambda: CurveKeys.load(link.keys_dir or Path(), "controllers")
+        yield partial(CurveKeys.load, link.keys_dir, "controllers")
     if settings.health.metrics:
         yield lambda: split_address(settings.health.metrics)
     if camera.kind == "folder":
         yield lambda: list_samples(camera.folder, camera.layout, read_masks=False)
     if camera.kind == "genicam":
-        yield from (lambda path=path: _there(path, "camera.producers") for path in camera.producers)
+        yield from (partial(_there, path, "camera.producers") for path in camera.producers)
     if settings.shadow.bundle is not None:
-        yield lambda: load_bundle(settings.shadow.bundle or Path())
+        yield partial(load_bundle, settings.shadow.bundle)
     for name, path in (("page.certificate", settings.page.certificate), ("page.key", settings.page.key)):
         if path is not None:
-            yield lambda path=path, name=name: _there(path, name)  # type: ignore[misc]
+            yield partial(_there, path, name)
 
 
 def _engine(settings: Settings) -> None:

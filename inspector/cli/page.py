@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inspector.cli.common import Commands, config_option, json_option, print_json
+from inspector.cli.common import Commands, config_option, json_option, port, print_json
 
 if TYPE_CHECKING:
     from inspector.config import Settings
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
 
 def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--host", help="listen at this address (default: the configuration's page.host)")
-    sub.add_argument("--port", type=int, metavar="N", help="listen at this port; 0 = any free one")
+    sub.add_argument("--port", type=port, metavar="N", help="listen at this port; 0 = any free one")
     sub.add_argument(
         "--priority",
         choices=("idle", "nice"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import link_help
 import zmq
-from link_help import an_answer
+from link_help import EPOCH, an_answer
 
 from inspector.clock import Clock, SystemClock
 from inspector.frame import Answer
@@ -64,3 +65,18 @@ def is_up(seen: list[Event]) -> bool:
 def acked(seen: list[Event]) -> list[int]:
     """The numbers that were acknowledged, in the order of the receipts."""
     return [event.receipt.sequence for event in seen if isinstance(event, Acked)]
+
+
+@contextlib.contextmanager
+def linked(clock: Clock, **options: Any) -> Iterator[tuple[ControllerLink, Raw]]:
+    """A link of its own clock, and the bare controller that has said HELLO to it."""
+    link = ControllerLink(LOCAL, epoch=EPOCH, clock=clock, **options)
+    link.open()
+    other = Raw(link.endpoint, b"plc")
+    try:
+        other.socket.send_multipart(wire.pack_hello(0, 0))
+        serve(link, is_up, clock=clock)
+        yield link, other
+    finally:
+        other.close()
+        link.close(0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import zmq
-from controller_kit import CLOCK, LOCAL, PATIENCE_MS, PATIENCE_S, Raw, acked, fresh, is_up, serve
+from controller_kit import CLOCK, PATIENCE_MS, PATIENCE_S, Raw, acked, fresh, is_up, linked, serve
 from link_help import EPOCH, an_answer
 
 from inspector.clock import PushedClock
@@ -120,12 +120,7 @@ def test_fixed_identity_is_handed_over_to_the_newer_connection(link: ControllerL
 def test_silent_controller_is_noticed_and_answers_are_kept(link: ControllerLink) -> None:
     """A controller that says nothing for the timeout is down; what waits for it goes out when it speaks again."""
     clock = PushedClock()
-    silent = ControllerLink(LOCAL, epoch=EPOCH, clock=clock, controller_timeout_s=3.0)
-    silent.open()
-    other = Raw(silent.endpoint, b"plc")
-    try:
-        other.socket.send_multipart(wire.pack_hello(0, 0))
-        serve(silent, is_up, clock=clock)
+    with linked(clock, controller_timeout_s=3.0) as (silent, other):
         clock.push(2_999_000_000)
         assert not any(isinstance(event, ControllerDown) for event in silent.service(clock.now_ns()))
         clock.push(1_000_000)
@@ -137,9 +132,6 @@ def test_silent_controller_is_noticed_and_answers_are_kept(link: ControllerLink)
         assert not acked(seen)
         assert silent.statistics().acks_unknown == 1
         serve(silent, lambda _: any(isinstance(message, AnswerMessage) for message in other.received()), clock=clock)
-    finally:
-        other.close()
-        silent.close(0)
 
 
 class Stalling(PushedClock):
@@ -161,12 +153,7 @@ class Stalling(PushedClock):
 def test_a_thread_that_stalls_while_it_sends_leaves_no_number_unanswered(looks: int) -> None:
     """A PASS whose due time comes between two lines is sent, or said to be too late; then an INVALID has its place."""
     clock = Stalling(0)
-    link = ControllerLink(LOCAL, epoch=EPOCH, clock=clock, controller_timeout_s=100)
-    link.open()
-    other = Raw(link.endpoint, b"plc")
-    try:
-        other.socket.send_multipart(wire.pack_hello(0, 0))
-        serve(link, is_up, clock=clock)
+    with linked(clock, controller_timeout_s=100) as (link, other):
         answer = an_answer(1, now_ns=clock.now_ns(), verdict=Verdict.PASS, left_s=0.5)
         clock.looks = looks
         handed = link.send(answer, durable=0)
@@ -183,20 +170,12 @@ def test_a_thread_that_stalls_while_it_sends_leaves_no_number_unanswered(looks: 
         assert [(m.answer.sequence, m.answer.verdict is Verdict.PASS) for m in heard] == [(1, handed is Handed.SENT)]
         assert link.statistics().conflicts == 0
         assert link.statistics().withheld == (handed is Handed.TOO_LATE)
-    finally:
-        other.close()
-        link.close(0)
 
 
 def test_pass_is_never_sent_or_resent_after_its_due_time() -> None:
     """Once the due time is over a PASS or FAIL is silent, an INVALID is resent during its grace, with no time left."""
     clock = PushedClock()
-    link = ControllerLink(LOCAL, epoch=EPOCH, clock=clock, grace_s=1.0, resend_s=0.05, controller_timeout_s=100)
-    link.open()
-    other = Raw(link.endpoint, b"plc")
-    try:
-        other.socket.send_multipart(wire.pack_hello(0, 0))
-        serve(link, is_up, clock=clock)
+    with linked(clock, grace_s=1.0, resend_s=0.05, controller_timeout_s=100) as (link, other):
         for sequence, verdict in enumerate(Verdict, 1):
             assert (
                 link.send(an_answer(sequence, now_ns=clock.now_ns(), verdict=verdict, left_s=0.1), durable=0)
@@ -226,9 +205,6 @@ def test_pass_is_never_sent_or_resent_after_its_due_time() -> None:
         assert lefts[Verdict.PASS] == lefts[Verdict.FAIL] == [100_000, 40_000]
         assert lefts[Verdict.INVALID] == [100_000, 40_000, *range(-100_000, -1_000_000, -100_000)]
         assert (link.statistics().withheld, link.statistics().expired) == (1, 3)
-    finally:
-        other.close()
-        link.close(0)
 
 
 def test_answer_of_an_earlier_run_is_marked_resent(link: ControllerLink, raw: Raw) -> None:
