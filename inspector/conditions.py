@@ -24,6 +24,7 @@ class Condition:
 HINTS = {
     "camera": "Check cable, power and that no other program holds the camera; the daemon reconnects by itself",
     "engine": "The part is INVALID; `inspector engines` tells whether the plan fits this machine",
+    "pairing": "Check the trigger's wiring, that each part is announced once, and link.frame_latest_ms",
     "ledger": "Check disk space and that the state directory is writable; parts are INVALID until rows commit",
     "controller": "Check the controller and the network; the controller must treat silence as reject",
     "checkpoint": "Check disk space; rows are safe, but the ledger's log grows until it can be copied",

@@ -71,6 +71,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _views_are_told_apart(self) -> Settings:
+        if self.camera.kind == "genicam" and self.camera.views > 1 and not self.camera.view_gap_ms:
+            raise ValueError(
+                "camera.views > 1 with a real camera needs camera.view_gap_ms: ids alone cannot tell whose a view is"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rows_outlive_images(self) -> Settings:
         if 0 < self.ledger.keep_days < self.store.keep_days:
             raise ValueError("ledger.keep_days is 0 or at least store.keep_days: an image without its row is an orphan")
@@ -97,6 +105,10 @@ class Settings(BaseSettings):
             "views": self.camera.views,
             "features": self.camera.model_dump(mode="json")["features"],
         }
+        if self.camera.view_gap_ms:
+            chosen["view_gap_ms"] = self.camera.view_gap_ms
+        if self.link.announcements:
+            chosen["frame_span_ms"] = [self.link.frame_earliest_ms, self.link.frame_latest_ms]
         if operating_point is not None:
             chosen["operating_point"] = dict(operating_point)
         return json.dumps(chosen, sort_keys=True, separators=(",", ":"))

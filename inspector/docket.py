@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inspector.frame import Answer, Decision, Entry, Evidence, Hashes, Reason, Settled, Verdict, invalid
 
@@ -69,7 +69,6 @@ class Docket:
         self._lock = threading.Lock()
         self._lines: dict[int, _Line] = {}
         self._dues: list[tuple[int, int]] = []
-        self._by_frame: dict[int, int] = {}
         self._next = 1
         self._closed = False
         self._hashes = Hashes()
@@ -96,20 +95,29 @@ class Docket:
             named = part_id or f"{self.epoch}-{sequence:06d}"
             entry = Entry(sequence, named, frame_id, taken_ns, due_ns, wall_ns, truth)
             self._lines[sequence] = _Line(entry, views, 1 if frame_seen else 0)
-            heapq.heappush(self._dues, (due_ns - self._commit_margin_ns, sequence))
-            heapq.heappush(self._dues, (due_ns, sequence))
-            if views > 1 or not frame_seen:
-                self._by_frame[frame_id] = sequence
+            self._await(entry)
             self._peak = max(self._peak, len(self._lines))
             return entry
 
-    def another_view(self, first_frame_id: int) -> Entry | None:
-        """The open entry of the part whose first (or announced) frame id this is; counts one more view as seen."""
+    def see(self, sequence: int, taken_ns: int, frame_id: int | None = None) -> Entry | None:
+        """One more frame of this part, taken then (its first, where it was announced); None when it is answered.
+
+        Its due time counts from the earliest sign of it."""
         with self._lock:
-            line = self._lines.get(self._by_frame.get(first_frame_id, 0))
+            line = self._lines.get(sequence)
             if line is None:
                 return None
             line.views_seen += 1
+            entry = line.entry
+            seen_ns = min(entry.taken_ns, taken_ns)
+            line.entry = replace(
+                entry,
+                taken_ns=seen_ns,
+                due_ns=seen_ns + self._due_after_ns,
+                frame_id=entry.frame_id if frame_id is None else frame_id,
+            )
+            if seen_ns < entry.taken_ns:
+                self._await(line.entry)
             return line.entry
 
     def settle(
@@ -180,10 +188,27 @@ class Docket:
                 if line.settled is None
             ]
 
+    def hurry(self, now_ns: int) -> None:
+        """What is settled and waits to be answered is overdue from now on."""
+        with self._lock:
+            for sequence in self._lines:
+                heapq.heappush(self._dues, (now_ns, sequence))
+
+    @property
+    def closed(self) -> bool:
+        """True once ``close`` has been called; a part that is opened afterwards must be answered at once."""
+        with self._lock:
+            return self._closed
+
     def set_hashes(self, hashes: Hashes) -> None:
         """What stands in answers that the docket itself decides (LATE, MISSED, STOPPED)."""
         with self._lock:
             self._hashes = hashes
+
+    def count_late(self) -> None:
+        """A part's decision could not leave before its due time; it was answered LATE."""
+        with self._lock:
+            self._late += 1
 
     @property
     def unanswered(self) -> int:
@@ -201,6 +226,10 @@ class Docket:
             return DocketStatistics(
                 self._next - 1, self._settled, self._answered, self._peak, self._second, self._late, self._unrecorded
             )
+
+    def _await(self, entry: Entry) -> None:
+        for at_ns in (entry.due_ns - self._commit_margin_ns, entry.due_ns):
+            heapq.heappush(self._dues, (at_ns, entry.sequence))
 
     def _why_late(self, line: _Line) -> Decision:
         if line.views_seen == 0:
@@ -232,8 +261,6 @@ class Docket:
         line = self._lines.pop(sequence, None)
         if line is not None:
             self._answered += 1
-            if self._by_frame.get(line.entry.frame_id) == sequence:
-                del self._by_frame[line.entry.frame_id]
         return line
 
     def _answer(

@@ -29,6 +29,9 @@ class Ledger(Protocol):
 class Link(Protocol):
     """What the line needs of the controller's link: the socket, or a simulated network."""
 
+    @property
+    def heard_ns(self) -> int: ...
+
     def wait(self, timeout_s: float) -> None: ...
 
     def wake(self) -> None: ...
@@ -67,6 +70,8 @@ class Pace:
     """Numbers of the line that are neither rules nor sizes of its channels."""
 
     views: int = 1
+    view_gap_ns: int = 0
     announcements: bool = False
-    announce_wait_ns: int = 20_000_000
+    frame_earliest_ns: int = -5_000_000
+    frame_latest_ns: int = 30_000_000
     keep_alive_ns: int = 0

@@ -88,6 +88,10 @@ class Channel(Generic[T]):
             if self._filled.locked():
                 self._filled.release()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def statistics(self) -> ChannelStatistics:
         """Counts so far."""
         with self._lock:

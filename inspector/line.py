@@ -6,7 +6,6 @@ daemon, in tests and in the simulated drill.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,13 +21,17 @@ from inspector.examine import examine
 from inspector.fittings import Ledger, Link, Pace, Part, Recipe, Stages
 from inspector.flow import Channel
 from inspector.frame import Answer, Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
+from inspector.intake import Grouping, Meeting, Placed
 from inspector.ledger.book import Note, Row
 from inspector.ledger.counts import ranges
-from inspector.ledger.rows import override_of, overtaken
-from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Handed, Refused
+from inspector.ledger.rows import Override, override_of, overtaken
+from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Handed, Refused, Unsent
 
 POLL_S = 0.1
 """The longest a step waits for work, so that heartbeats stay fresh and stops are quick."""
+
+UNMET = 5
+"""So many announced parts without a frame, or frames without a part, in a row are a fault of the station."""
 
 YIELD_S = 0.0003
 """What the book rests after a commit when nothing waits: the answer gets the interpreter at once."""
@@ -65,12 +68,13 @@ class Line:
         self.unbooked = 0
         self._on_unbooked = on_unbooked
         self._on_settled, self._on_event, self._on_booked, self._pause = on_settled, on_event, on_booked, pause
-        self._meeting = threading.Lock()
-        self._parked: dict[int, Frame | Missed] = {}
+        self._grouping = Grouping(docket, clock.wall_ns, views=pace.views, gap_ns=pace.view_gap_ns)
+        span = {"earliest_ns": pace.frame_earliest_ns, "latest_ns": pace.frame_latest_ns}
+        self._meeting = Meeting(docket, clock.wall_ns, **span) if pace.announcements else None
+        self._arrived: Channel[Frame | Missed] = Channel(64)
         self._views = Views(pace.views)
-        self._last_part = 0
         self._unwritten: list[Row] = []
-        self._lost_rows: Channel[int] = Channel(65_536)
+        self._lost_rows: Channel[int | Override] = Channel(65_536)
         self._busy_ns = clock.now_ns()
 
     def use(self, recipe: Recipe) -> None:
@@ -83,73 +87,24 @@ class Line:
     def acquire(self) -> None:
         """Take the next frame or known loss; every one of them gets its line in the docket."""
         arrived = self.camera.next(POLL_S)
-        if self.pace.announcements:
-            self._meet(arrived)
+        if self._meeting is None:
+            self._take_in(self._grouping.place(arrived))
         elif arrived is not None:
-            entry = self._open_part(arrived)
-            if entry is not None:
-                self._forward(entry, arrived)
+            if self._arrived.offer(arrived) is not None:
+                self._on_event("frame given up", "too many wait for their announcements; their parts are MISSED")
+            self.link.wake()
 
-    def _open_part(self, arrived: Frame | Missed) -> Entry | None:
-        """Open the part this frame belongs to, or find it when another view opened it."""
-        views = self.pace.views
-        part, first = (arrived.frame_id - 1) // views + 1, (arrived.frame_id - 1) // views * views + 1
-        if views > 1 and part <= self._last_part:
-            return self.docket.another_view(first)  # None: already answered, by a missing view or its due time
-        self._last_part = part
-        return self.docket.open(
-            part_id=arrived.part_id,
-            frame_id=first,
-            taken_ns=arrived.taken_ns if isinstance(arrived, Frame) else arrived.noticed_ns,
-            wall_ns=self.clock.wall_ns(),
-            truth=arrived.truth,
-            views=views,
-        )
-
-    def _forward(self, entry: Entry, arrived: Frame | Missed) -> None:
+    def _take_in(self, placed: list[Placed]) -> None:
         """A loss is settled here; a frame goes to the engine, and what it displaces is settled here."""
-        if isinstance(arrived, Missed):
-            reason = arrived.reason if self.pace.views == 1 else Reason.VIEW_MISSING
-            why = arrived.detail or arrived.reason.value.lower()
-            self.settle(entry, invalid(reason, f"frame {arrived.frame_id}: {why}"))
-            return
-        displaced = self.parts.offer(Part(entry, arrived))
-        if displaced is not None:
-            self.settle(displaced.entry, invalid(Reason.DROPPED, "displaced from a full queue by a newer part"))
-
-    def _meet(self, arrived: Frame | Missed | None) -> None:
-        """Bring a frame and its announcement together; a frame that nobody announced is INVALID, too."""
-        now_ns = self.clock.now_ns()
-        with self._meeting:
-            if arrived is not None:
-                entry = self.docket.another_view(arrived.frame_id)
-                if entry is not None:
-                    self._forward(entry, arrived)
-                else:
-                    self._parked[arrived.frame_id] = arrived
-            strangers = [one for one in self._parked.values() if now_ns - _when(one) > self.pace.announce_wait_ns]
-            for one in strangers:
-                del self._parked[one.frame_id]
-                entry = self._open_part(one)
-                if entry is not None:
-                    text = f"frame {one.frame_id} came without an announcement"
-                    self._on_event("unannounced", text)
-                    self.settle(entry, invalid(Reason.MISSED, text))
-
-    def _announce(self, event: Announced) -> None:
-        """The controller's announcement is the trigger: it opens the docket and starts the due time."""
-        with self._meeting:
-            entry = self.docket.open(
-                part_id=event.part_id,
-                frame_id=event.counter,
-                taken_ns=event.received_ns,
-                wall_ns=self.clock.wall_ns(),
-                frame_seen=False,
-            )
-            waiting = self._parked.pop(event.counter, None)
-            if waiting is not None:
-                self.docket.another_view(event.counter)
-                self._forward(entry, waiting)
+        for one in placed:
+            if isinstance(one.what, Decision):
+                if one.stranger:
+                    self._on_event("unannounced", one.what.detail)
+                self.settle(one.entry, one.what)
+                continue
+            displaced = self.parts.offer(Part(one.entry, one.what))
+            if displaced is not None:
+                self.settle(displaced.entry, invalid(Reason.DROPPED, "displaced from a full queue by a newer part"))
 
     # -- inspect thread ------------------------------------------------------------------------------------------
 
@@ -160,6 +115,8 @@ class Line:
         if recipe is None:
             raise EngineError("the line was started without a recipe")
         if part is None:
+            if self.parts.closed:
+                self._pause(YIELD_S)  # the line ends, and nothing waits for a part any more
             self._keep_warm(recipe)
             return
         started_ns = self.clock.now_ns()
@@ -170,7 +127,7 @@ class Line:
             self.conditions.raise_fault("engine", decision.detail)
         else:
             self.conditions.clear("engine")
-        whole = self._views.add(part.entry.sequence, decision)
+        whole = self._views.add(part.entry.sequence, decision, recipe.hashes)
         if whole is not None:
             waited = ("queue", (started_ns - part.frame.taken_ns) // 1000)
             self.settle(part.entry, whole, evidence, (waited, *stages), recipe.hashes)
@@ -209,6 +166,8 @@ class Line:
             self.unbooked += 1
             if isinstance(displaced, Settled):
                 self._lost_rows.offer(displaced.answer.sequence)
+            elif isinstance(displaced, Override):
+                self._lost_rows.offer(displaced)
             self.conditions.raise_fault("ledger", f"{self.unbooked} rows lost: the ledger is too slow or stuck")
 
     # -- book thread ---------------------------------------------------------------------------------------------
@@ -235,10 +194,13 @@ class Line:
             self._pause(YIELD_S)
 
     def _gaps(self) -> list[Row]:
-        """Rows that were displaced for ever are told as gaps, so that the ledger accounts for every number."""
-        lost = ranges(self._lost_rows.take_all(0, limit=65_536))
-        wall_ns, epoch = self.clock.wall_ns(), self.docket.epoch
-        return [Note(wall_ns, "gap", "rows displaced by newer ones", epoch, first, last) for first, last in lost]
+        """Rows that were displaced for ever are told as gaps, so that the ledger accounts for every number; what was
+        told instead of a decision is never given up."""
+        lost = self._lost_rows.take_all(0, limit=65_536)
+        wall_ns, epoch, why = self.clock.wall_ns(), self.docket.epoch, "rows displaced by newer ones"
+        gaps = ranges([one for one in lost if not isinstance(one, Override)])
+        overrides = [one for one in lost if isinstance(one, Override)]
+        return [*(Note(wall_ns, "gap", why, epoch, first, last) for first, last in gaps), *overrides]
 
     # -- answer thread -------------------------------------------------------------------------------------------
 
@@ -254,6 +216,18 @@ class Line:
             in_time = settled.answer.verdict is Verdict.INVALID or self.clock.now_ns() < settled.answer.due_ns
             if in_time and self.docket.claim(settled.answer.sequence):
                 left.append(self._leave(settled))
+        for settled in [*left, *self._overdue()]:
+            self._tell(settled)
+        for event in self.link.service(self.clock.now_ns()):
+            self._hear(event)
+        if self._meeting is not None:
+            self._meet(self._meeting)
+        for settled in booked:
+            self._on_booked(settled)
+
+    def _overdue(self) -> list[Settled]:
+        """Send what may wait no longer; returns what was sent."""
+        left: list[Settled] = []
         for overdue in self.docket.overdue(self.clock.now_ns()):
             self._on_unbooked(overdue.settled.answer)  # first of all: what was told must be known after kill -9
             left.append(self._leave(overdue.settled))
@@ -261,12 +235,7 @@ class Line:
                 self._to_book(override_of(overdue.settled.answer))
             elif not overdue.booked:
                 self._to_book(overdue.settled)
-        for settled in left:
-            self._tell(settled)
-        for event in self.link.service(self.clock.now_ns()):
-            self._hear(event)
-        for settled in booked:
-            self._on_booked(settled)
+        return left
 
     def _leave(self, settled: Settled) -> Settled:
         """Send it; returns what was sent.
@@ -276,10 +245,15 @@ class Line:
         """
         while self.link.send(settled.answer, durable=self.ledger.durable) is Handed.TOO_LATE:
             if settled.answer.verdict is not Verdict.INVALID:  # else its time to be sent again begins anew
-                settled = replace(settled, answer=overtaken(settled.answer, self.clock.now_ns()))
-                self._on_unbooked(settled.answer)
-                self._to_book(override_of(settled.answer))
+                settled = replace(settled, answer=self._overtaken(settled.answer))
         return settled
+
+    def _overtaken(self, answer: Answer) -> Answer:
+        late = overtaken(answer, self.clock.now_ns())
+        self.docket.count_late()
+        self._on_unbooked(late)
+        self._to_book(override_of(late))
+        return late
 
     def hand_over(self) -> None:
         """What was committed after the last answering step: its images are kept too. Once the threads have ended."""
@@ -289,7 +263,8 @@ class Line:
     def _idle_s(self) -> float:
         if self.committed.statistics().waiting:
             return 0.0
-        wakes = [wake for wake in (self.docket.next_due_ns(), self.link.next_wake_ns()) if wake is not None]
+        paired_ns = None if self._meeting is None else self._meeting.next_ns()
+        wakes = [at for at in (self.docket.next_due_ns(), self.link.next_wake_ns(), paired_ns) if at is not None]
         now_ns = self.clock.now_ns()
         return min([POLL_S, *(max(0.0, (wake - now_ns) / 1e9) for wake in wakes)])
 
@@ -304,10 +279,9 @@ class Line:
         if isinstance(event, Acked):
             self._to_book(event.receipt)
         elif isinstance(event, Announced):
-            if self.pace.announcements:
-                self._announce(event)
-            else:
-                self._on_event("announcement", f"ignored part {event.part_id}: link.announcements is off")
+            self._announce(event)
+        elif isinstance(event, Unsent):
+            self.link.send(self._overtaken(event.answer), durable=self.ledger.durable)
         elif isinstance(event, ControllerUp):
             self.conditions.clear("controller")
             self._on_event("controller up", event.identity)
@@ -316,6 +290,27 @@ class Line:
             self._on_event("controller down", "")
         elif isinstance(event, Refused):
             self._on_event("message refused", event.why)
+
+    def _announce(self, event: Announced) -> None:
+        if self._meeting is None:
+            self._on_event("announcement", f"ignored part {event.part_id}: link.announcements is off")
+            return
+        entry = self._meeting.announce(event.counter, event.part_id, event.received_ns)
+        if self.docket.closed:
+            self.settle(entry, invalid(Reason.STOPPED, "announced while the daemon stops"))
+            self.docket.hurry(self.clock.now_ns())  # this may be the last step
+            for settled in self._overdue():
+                self._tell(settled)
+
+    def _meet(self, meeting: Meeting) -> None:
+        """Frames whose announcements must have been heard by now go to their parts."""
+        for arrived in self._arrived.take_all(0):
+            meeting.arrive(arrived)
+        self._take_in(meeting.pair(self.link.heard_ns))
+        if meeting.unmet >= UNMET:
+            self.conditions.raise_fault("pairing", f"{meeting.unmet} announcements or frames in a row had no partner")
+        elif not meeting.unmet:
+            self.conditions.clear("pairing")
 
     # -- show thread ---------------------------------------------------------------------------------------------
 
@@ -337,14 +332,10 @@ class Line:
         return bool(self._unwritten)
 
     def unwritten(self) -> list[Row]:
-        """Rows that the ledger refused so far; for the last attempt when the line ends."""
+        """What the book has not written yet; for the last attempt when the line ends."""
         rows, self._unwritten = self._unwritten, []
-        return rows
+        return [*rows, *self._gaps(), *self.rows.take_all(0, limit=4096)]
 
     def note(self, kind: str, text: str) -> None:
         """A line of history in the ledger: camera lost, reload, engine swap, alarm."""
         self._to_book(Note(self.clock.wall_ns(), kind, text))
-
-
-def _when(arrived: Frame | Missed) -> int:
-    return arrived.taken_ns if isinstance(arrived, Frame) else arrived.noticed_ns

@@ -136,8 +136,10 @@ def fit_out(
             alarms=alarms,
             pace=Pace(
                 views=settings.camera.views,
+                view_gap_ns=int(settings.camera.view_gap_ms * MS),
                 announcements=settings.link.announcements,
-                announce_wait_ns=int(settings.link.announce_wait_ms * MS),
+                frame_earliest_ns=int(settings.link.frame_earliest_ms * MS),
+                frame_latest_ns=int(settings.link.frame_latest_ms * MS),
                 keep_alive_ns=int(settings.engine.keep_alive_s * 1e9),
             ),
             queue=settings.timing.queue,

@@ -44,6 +44,9 @@ class CameraSettings(Section):
     """Parts per second for synthetic and folder; 0 = as fast as possible."""
     views: Annotated[int, Field(ge=1, le=16)] = 1
     """Frames per part; the worst view decides, a missing one makes the part INVALID."""
+    view_gap_ms: NotNegative = 0.0
+    """The views of a part follow one another at most so long; a longer pause begins the next part. 0 = the frame ids
+    count the views: for recorded and rendered frames only."""
     seed: Whole = 1
     distinct: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Synthetic: cycle through so many rendered parts (0 = render each part anew)."""
@@ -139,8 +142,11 @@ class LinkSettings(Section):
     """Socket for viewers; empty = none."""
     announcements: bool = False
     """True: the controller announces each part, and that announcement is the trigger."""
-    announce_wait_ms: Positive = 20.0
-    """A frame may come so long before its announcement."""
+    frame_earliest_ms: Annotated[float, Field(ge=-10_000, le=10_000)] = -5.0
+    """A frame comes at the earliest so long after its announcement; negative: before it, and waits so long for it."""
+    frame_latest_ms: Annotated[float, Field(ge=-10_000, le=10_000)] = 30.0
+    """A frame comes at the latest so long after its announcement. Parts that are announced closer together than
+    latest - earliest cannot be told apart and are INVALID."""
     heartbeat_ms: Positive = 200.0
     resend_ms: Positive = 50.0
     priority: Annotated[int, Field(ge=0, le=40)] = 0
@@ -150,6 +156,12 @@ class LinkSettings(Section):
     allow_plaintext: bool = False
     max_message_bytes: Annotated[int, Field(ge=512, le=16 << 20)] = 65536
     viewer_images: bool = True
+
+    @model_validator(mode="after")
+    def _frames_come_in_a_span(self) -> LinkSettings:
+        if self.frame_earliest_ms >= self.frame_latest_ms:
+            raise ValueError("frame_earliest_ms must be less than frame_latest_ms")
+        return self
 
 
 class LedgerSettings(Section):

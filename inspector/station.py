@@ -13,12 +13,13 @@ from pathlib import Path
 
 from inspector import config
 from inspector.camera import Camera
-from inspector.clock import Clock, SystemClock, sleep_s
+from inspector.clock import Clock, SystemClock
 from inspector.conditions import HINTS, Condition, Conditions
 from inspector.config import Settings
 from inspector.crew import Crew
+from inspector.drain import drain
 from inspector.engine import Engine
-from inspector.errors import ConfigError, EngineError, InspectorError, LedgerError
+from inspector.errors import ConfigError, EngineError, InspectorError
 from inspector.flow import Channel, Latch
 from inspector.frame import Settled, State
 from inspector.health import Notifier, Tally
@@ -63,7 +64,7 @@ class Station:
     viewers_endpoint: str = ""
 
     def __post_init__(self) -> None:
-        self.log = self.log or open_journal(self.settings.log.level, self.settings.log.format)
+        self.log = self.log or open_journal(self.settings.log.level, self.settings.log.format, unhurried=True)
         self.notifier = Notifier()
         self.conditions = Conditions(self.clock, self._condition_changed)
         self._reload, self._pace = threading.Event(), threading.Event()
@@ -105,7 +106,7 @@ class Station:
                     self._start(ingredients)
                     self._watch()
             finally:
-                self._drain()
+                self._drained()
                 self.vitals.close()
                 self.rooms.close()
         finally:
@@ -290,44 +291,15 @@ class Station:
             self.line.note("reloaded", f"settings {fresh.settings_hash}")
         self.notifier.tell("READY=1")
 
-    # -- ending --------------------------------------------------------------------------------------------------
+    # -- ending and hearing ----------------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        """No new parts; decide what can still be decided in time; the rest is STOPPED; then close, answers first."""
-        self.conditions.enter(State.HALTED)
-        line, link, book = self.line, self.rooms.link, self.rooms.book
-        link.set_state(State.HALTED)  # whoever announces parts must know before the last one is taken
-        self._end("acquire")
-        patience_ns = min(int(self.settings.timing.gate_ms * MS), 1000 * MS)
-        self._wait_until(lambda: line.docket.undecided == 0, patience_ns)
-        line.stop()
-        if self.crew.runs("answer"):
-            self._wait_until(lambda: line.docket.unanswered == 0, 500 * MS)
-            self._wait_until(lambda: link.unacknowledged == 0 or not link.statistics().connected, 300 * MS)
-        self._wait_until(lambda: line.rows.statistics().waiting == 0, 200 * MS)
-        for name in ("inspect", "answer", "book", "sync"):
-            self._end(name)
-        line.hand_over()
-        for name in ("store", "show", "tell"):
-            self._end(name)
-        if any(condition.name == "ledger" for condition in self.conditions.present()):
-            book.ballast.release()
-        with contextlib.suppress(LedgerError):
-            book.write(line.unwritten() + line.rows.take_all(0, limit=4096))  # receipts of the last answers
+    def _drained(self) -> None:
+        line, link = self.line, self.rooms.link
+        gate_ns = int(self.settings.timing.gate_ms * MS)
+        drain(self.rooms, crew=self.crew, conditions=self.conditions, clock=self.clock, gate_ns=gate_ns, log=self.log)
         self.tally.acknowledged = link.statistics().acknowledged
         self.tally.triggered = line.docket.statistics().opened
         self.log.info("stopped", why=self.latch.reason, **self.tally.figures())
-
-    def _end(self, name: str) -> None:
-        if not self.crew.end(name):
-            self.log.error("stage did not end", stage=name)
-
-    def _wait_until(self, done: Callable[[], bool], patience_ns: int) -> None:
-        give_up_ns = self.clock.now_ns() + patience_ns
-        while not done() and self.clock.now_ns() < give_up_ns:
-            sleep_s(0.002)
-
-    # -- hearing -------------------------------------------------------------------------------------------------
 
     def _settled(self, settled: Settled) -> None:
         sent_ns = self.clock.now_ns()

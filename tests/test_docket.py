@@ -115,8 +115,8 @@ def test_an_announced_part_without_a_frame_is_missed() -> None:
 def test_a_part_with_a_view_too_few_is_view_missing() -> None:
     """The worst view cannot be known while one is missing."""
     docket = make()
-    enter(docket, 0, views=2)
-    assert docket.another_view(1) is not None
+    first = enter(docket, 0, views=2)
+    assert docket.see(first.sequence, 5) is not None
     enter(docket, 0, frame_id=3, views=2)
     reasons = [one.settled.answer.reason for one in docket.overdue(90)]
     assert reasons == [Reason.LATE, Reason.VIEW_MISSING]

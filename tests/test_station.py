@@ -24,7 +24,7 @@ from inspector.engine import Engine
 from inspector.errors import EngineError, InspectorError, LedgerError, LinkError
 from inspector.fittings import Pace
 from inspector.flow import Channel
-from inspector.frame import Decision, FloatMap, Frame, Missed, Reason, Verdict
+from inspector.frame import Decision, Entry, FloatMap, Frame, Missed, Reason, Verdict
 from inspector.ledger.book import Note
 from inspector.line import Line
 from tests.station_kit import BUNDLE, Wrapped, finish, running, settings, trivial
@@ -318,13 +318,14 @@ def test_rows_displaced_for_ever_are_told_as_gaps(tmp_path: Path) -> None:
     )
     line.rows = Channel(2)
     for frame_id in range(1, 7):
-        missed = Missed(frame_id, clock.now_ns())
-        entry = line._open_part(missed)
-        assert entry is not None
-        line._forward(entry, missed)
+        line._take_in(line._grouping.place(Missed(frame_id, clock.now_ns())))
     line.book()
     gaps = [row for row in written if isinstance(row, Note)]
     assert [(gap.kind, gap.epoch, gap.first, gap.last) for gap in gaps] == [("gap", 4, 1, 4)]
+
+
+def _opened(line: Line, frame_id: int) -> Entry:
+    return line.docket.open(part_id="", frame_id=frame_id, taken_ns=line.clock.now_ns(), wall_ns=0)
 
 
 def test_what_an_answer_sets_off_begins_when_it_has_left(tmp_path: Path) -> None:
@@ -357,16 +358,12 @@ def test_what_an_answer_sets_off_begins_when_it_has_left(tmp_path: Path) -> None
         pause=lambda seconds: done.append("rested"),
     )
     for frame_id in (1, 2):
-        entry = line._open_part(Missed(frame_id, clock.now_ns()))
-        assert entry is not None
-        line.settle(entry, Decision(Verdict.PASS))
+        line.settle(_opened(line, frame_id), Decision(Verdict.PASS))
     line.book()
     assert done == ["committed", "woken", "rested"]
     line.answer()
     assert done[3:] == ["sent 1", "sent 2", "told 1", "told 2", "stored 1", "stored 2"]
-    entry = line._open_part(Missed(3, clock.now_ns()))
-    assert entry is not None
-    line.settle(entry, Decision(Verdict.PASS))
+    line.settle(_opened(line, 3), Decision(Verdict.PASS))
     line.book()
     line.hand_over()
     assert done[9:] == ["committed", "woken", "rested", "stored 3"]

@@ -6,7 +6,6 @@ ZeroMQ may lose any message at any time (a send only means "queued here"), so on
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from inspector.clock import Clock
 from inspector.errors import LinkError
@@ -21,10 +20,12 @@ from inspector.link.events import (
     Event,
     Handed,
     Refused,
+    Unsent,
 )
 from inspector.link.keys import CurveKeys
 from inspector.link.messages import AckMessage, AnnounceMessage, HelloMessage, Message
 from inspector.link.outbox import NEVER_NS, Outbox, Told, Waiting
+from inspector.link.peer import Peer
 from inspector.link.router import Router, RouterSocket, Sent
 from inspector.link.sockets import check_exposure
 
@@ -39,18 +40,6 @@ _COUNTED = (
     *("sent", "resent", "acknowledged", "acks_repeated", "acks_unknown", "unreachable", "received", "refused"),
     *("announced", "announcements_repeated", "connects", "disconnects", "heartbeats"),
 )
-
-
-@dataclass(slots=True)
-class _Peer:
-    identity: bytes
-    user_id: str
-    heard_ns: int
-    up: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.identity.decode("ascii", "backslashreplace")[:64]
 
 
 class ControllerLink:
@@ -85,11 +74,13 @@ class ControllerLink:
         self._outbox = Outbox(resend_ns=self._resend_ns, grace_ns=int(grace_s * 1e9), capacity=capacity)
         self._endpoint = ""
         self._router: Router = router or RouterSocket(keys=keys, max_message_bytes=max_message_bytes, hwm=hwm)
-        self._peer: _Peer | None = None
+        self._peer: Peer | None = None
         self._users: OrderedDict[bytes, str] = OrderedDict()
         self._counters: OrderedDict[int, None] = OrderedDict()
         self._state, self._opened, self._durable, self._last_sequence = State.PREOPERATIONAL, 0, 0, 0
         self._heartbeat_at_ns = self._refusal_at_ns = 0
+        self.heard_ns = 0
+        """Whatever came before this time has been read."""
         self._alarms, self._alarm = 0, ""
         self._qualified: frozenset[Hashes] = frozenset()
         self._events: list[Event] = []
@@ -167,6 +158,7 @@ class ControllerLink:
         for _ in range(_BURST):
             received = self._router.receive()
             if received is None:
+                self.heard_ns = now_ns
                 break
             self._handle(received.identity, received.parts, received.user_id, now_ns)
         peer = self._peer
@@ -174,6 +166,9 @@ class ControllerLink:
             self._down(f"silent for {self._timeout_ns / 1e9:g} s")
         for waiting in self._outbox.ready(now_ns):
             self._transmit(waiting)
+        unsent = self._outbox.take_unsent(self._epoch)
+        if peer is not None and peer.up:  # one that is away takes silence for a reject
+            self._events += [Unsent(answer) for answer in unsent]
         if now_ns >= self._heartbeat_at_ns:
             self._beat(now_ns)
         events, self._events = self._events, []
@@ -255,7 +250,7 @@ class ControllerLink:
         if peer is not None and peer.up:
             self._refuse(identity, f"another controller is connected: {peer.name}", now_ns)
             return False
-        self._peer = _Peer(identity, user_id, now_ns)
+        self._peer = Peer(identity, user_id, now_ns)
         self._users[identity] = user_id
         if len(self._users) > _MEMORY:
             self._users.popitem(last=False)
@@ -263,7 +258,7 @@ class ControllerLink:
         self._up(self._peer, message, now_ns)
         return True
 
-    def _up(self, peer: _Peer, message: Message, now_ns: int) -> None:
+    def _up(self, peer: Peer, message: Message, now_ns: int) -> None:
         self._count["connects"] += 1
         last = (message.epoch, message.last_sequence) if isinstance(message, HelloMessage) else (0, 0)
         self._events.append(ControllerUp(peer.name, *last))

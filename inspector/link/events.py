@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from inspector.frame import Receipt
+from inspector.frame import Answer, Receipt
 
 
 class Handed(enum.Enum):
@@ -54,13 +54,20 @@ class ControllerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsent:
+    """The socket had no room for a PASS or FAIL until it was too late; its number must be answered otherwise."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A message was not used; told at most 20 times a second."""
 
     why: str
 
 
-Event = Acked | Announced | ControllerUp | ControllerDown | Refused
+Event = Acked | Announced | ControllerUp | ControllerDown | Unsent | Refused
 
 
 @dataclass(frozen=True, slots=True)

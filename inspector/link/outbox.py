@@ -37,6 +37,7 @@ class Waiting:
     """From here on it is not sent any more: its due time; for an INVALID its grace after that or after it came."""
     durable: int
     next_ns: int
+    answer: Answer
     attempts: int = 0
 
     def stamped(self, now_ns: int, durable: int, epoch: int) -> list[bytes]:
@@ -80,6 +81,7 @@ class Outbox:
         self._waiting: OrderedDict[Key, Waiting] = OrderedDict()
         self._known: OrderedDict[Key, _Known] = OrderedDict()
         self._soonest_ns = NEVER_NS
+        self._unsent: list[Answer] = []
         self.peak = 0
         self.conflicts = self.withheld = self.expired = self.displaced = 0
 
@@ -110,7 +112,7 @@ class Outbox:
         self._remember(key, frames)
         waiting = self._waiting.get(key)
         if waiting is None:
-            waiting = Waiting(key, frames, answer.due_ns, until_ns, durable, now_ns)
+            waiting = Waiting(key, frames, answer.due_ns, until_ns, durable, now_ns, answer)
             self._waiting[key] = waiting
             if len(self._waiting) > self._capacity:
                 first = min(self._waiting.values(), key=lambda each: each.until_ns)
@@ -150,6 +152,8 @@ class Outbox:
         for waiting in [each for each in self._waiting.values() if now_ns >= each.until_ns]:
             self._forget(waiting.key)
             self.expired += 1
+            if not waiting.attempts and waiting.answer.verdict is not Verdict.INVALID:
+                self._unsent.append(waiting.answer)
         ready, self._soonest_ns = [], NEVER_NS
         for waiting in self._waiting.values():
             if now_ns >= waiting.next_ns:
@@ -158,6 +162,14 @@ class Outbox:
             else:
                 self._soonest_ns = min(self._soonest_ns, waiting.until_ns, waiting.next_ns)
         return ready
+
+    def take_unsent(self, epoch: int) -> list[Answer]:
+        """Each PASS or FAIL of this epoch of which no copy left before it was too late; told once. Another answer to
+        its number is welcome. (Of an earlier epoch a copy may have left.)"""
+        unsent, self._unsent = [answer for answer in self._unsent if answer.epoch == epoch], []
+        for answer in unsent:
+            self._known.pop((answer.epoch, answer.sequence), None)
+        return unsent
 
     def acknowledge(self, key: Key) -> Told:
         """Forget the frames of an answer; also of one that was too late to be resent."""

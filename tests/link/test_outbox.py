@@ -122,7 +122,7 @@ def test_stamp_tells_the_time_left_and_repetition() -> None:
     first = wire.unpack(waiting.stamped(_NOW, 5, EPOCH))
     box.sent(waiting, _NOW)
     second = wire.unpack(waiting.stamped(_NOW + 600 * _MS, 9, EPOCH))
-    other_run = wire.unpack(Waiting((1, 1), waiting.frames, 0, 0, 0, 0).stamped(_NOW, 9, EPOCH))
+    other_run = wire.unpack(replace(waiting, key=(1, 1), durable=0, attempts=0).stamped(_NOW, 9, EPOCH))
     assert isinstance(first, AnswerMessage) and isinstance(second, AnswerMessage)
     assert isinstance(other_run, AnswerMessage)
     assert (first.left_us, first.durable, Flag.RESENT in first.flags) == (1_000_000, 5, False)
