@@ -26,6 +26,7 @@ from typing import Any
 from inspector.camera.fetch import LinkLost, Taken
 from inspector.camera.ring import Kind, Layout, Put, RingWriter
 from inspector.camera.session import Busy, Opened, Order, Session, StaleProcess
+from inspector.camera.stamp import CameraClock
 from inspector.clock import SystemClock, sleep_s
 from inspector.errors import CameraError, ConfigError
 
@@ -155,6 +156,7 @@ class Acquirer:
         ring = RingWriter(Layout(self._order.ring_slots, width * height))
         window = (slice(y, y + height), slice(x, x + width))
         fetcher, clock = self._session.fetcher, self._clock
+        camera_clock = CameraClock(clock.now_ns())
         try:
             self._link.tell("opened", ring.fds, opened=asdict(opened), layout=asdict(ring.layout))
             gc.collect()
@@ -167,11 +169,15 @@ class Acquirer:
                     chores_ns = now_ns + _TICK_MS * 1_000_000
                     if self._chores():
                         return
+                asking_ns = clock.now_ns()
                 taken = fetcher.fetch(_TICK_MS)
                 if taken is not None:
-                    heard_ns = taken.taken_ns
-                    self._hand_over(taken, window, ring)
+                    heard_ns = taken.fetched_ns
+                    taken_ns = camera_clock.taken_ns(heard_ns, taken.camera_ns, heard_ns - asking_ns)
+                    self._hand_over(taken, taken_ns, window, ring)
                     fetcher.give_back(taken)
+                    if why := camera_clock.told():
+                        self._link.note("camera clock not used", why=why)
                 elif now_ns - heard_ns > _SILENCE_NS and now_ns - asked_ns > _ASK_EVERY_NS:
                     asked_ns = now_ns
                     if not self._session.alive():
@@ -180,14 +186,14 @@ class Acquirer:
             gc.unfreeze()  # or the old acquirer's cycles would never be collected
             ring.close()
 
-    def _hand_over(self, taken: Taken, window: tuple[slice, slice], ring: RingWriter) -> None:
+    def _hand_over(self, taken: Taken, taken_ns: int, window: tuple[slice, slice], ring: RingWriter) -> None:
         if taken.pixels is None:
-            put = ring.put(Kind.INCOMPLETE, taken.frame_id, taken.taken_ns, taken.camera_ns)
+            put = ring.put(Kind.INCOMPLETE, taken.frame_id, taken_ns, taken.camera_ns)
             if taken.flaw and taken.flaw != self._last_note:
                 self._last_note = taken.flaw
                 self._link.note("frame counted as incomplete", frame=taken.frame_id, why=taken.flaw)
         else:
-            put = ring.put(Kind.FRAME, taken.frame_id, taken.taken_ns, taken.camera_ns, taken.pixels[window])
+            put = ring.put(Kind.FRAME, taken.frame_id, taken_ns, taken.camera_ns, taken.pixels[window])
         if put is not Put.STORED:
             self._pulse[Pulse.OVERRUNS] += 1
 

@@ -28,8 +28,11 @@ class FrameCounter:
     ``bits`` 16 is GigE Vision 1.x: 65535 is followed by 1, unless a 0 is seen, which proves that this camera counts
     from 0; 32 and 64 wrap to 0. A forward jump over more than ``max_gap`` ids is not believed: the count starts anew
     there (resync), noted and counted, as it does for an id that runs backward (the camera restarted its counter). An
-    id that repeats, or one that comes late although it was reported lost, is not a new frame; three repeats in a row
-    show that the camera does not count at all, and then frames pass, noted, since losses cannot be seen."""
+    id that comes late although it was reported lost is not a new frame. Nor is one that repeats, once ids were seen to
+    advance: before, every frame passes, noted, since a camera may not count at all. Three repeats in a row show that
+    it does not; from then on, over restarts too, every frame passes, and losses cannot be seen. Where ids had advanced
+    before, the two frames held back until then are reported lost: an INVALID too many rather than a part without an
+    answer."""
 
     def __init__(self, bits: int = 64, max_gap: int = 1000) -> None:
         if bits not in (16, 32, 64):
@@ -42,6 +45,8 @@ class FrameCounter:
         self._raw: int | None = None
         self._id: int | None = None
         self._repeats = 0
+        self._counts: bool | None = None
+        """Whether ids advance; None = not seen yet."""
         self._lost: deque[int] = deque(maxlen=_LATE_REMEMBERED)
         self.resyncs = 0
         """Times the count started anew without a restart of the camera."""
@@ -69,6 +74,7 @@ class FrameCounter:
             return self._repeat(self._id)
         self._repeats = 0
         if ahead <= self._max_gap + 1:
+            self._counts = True
             lost = range(self._id + 1, self._id + ahead)
             self._lost.extend(lost)
             self._raw, self._id = raw, self._id + ahead
@@ -82,14 +88,21 @@ class FrameCounter:
 
     def _repeat(self, last: int) -> Step:
         self._repeats += 1
-        if self._repeats < _STANDS_STILL:
+        if self._counts and self._repeats < _STANDS_STILL:
             self.repeated += 1
             return Step(None, range(0), f"frame {last} came again")
-        self._id = last + 1
-        if self._repeats > _STANDS_STILL:
-            return Step(self._id, range(0))
-        self.resyncs += 1
-        return Step(self._id, range(0), "the camera's frame ids stand still; losses cannot be counted")
+        lost, note = range(0), ""
+        if self._counts is None and self._repeats < _STANDS_STILL:
+            note = f"frame {last} came again before any id advanced; it is taken for a new one"
+        elif self._repeats == (1 if self._counts is False else _STANDS_STILL):
+            note = "the camera's frame ids stand still; losses cannot be counted"
+            if self._counts:
+                lost = range(last + 1, last + _STANDS_STILL)
+                note += f"; {len(lost)} frames with this id were not passed on and are reported missing"
+            self.resyncs += self._counts is not False
+            self._counts = False
+        self._id = last + len(lost) + 1
+        return Step(self._id, lost, note)
 
     def _resync(self, raw: int, last: int, ahead: int, behind: int) -> Step:
         self.resyncs += 1

@@ -38,8 +38,10 @@ class Taken:
     """One frame in the producer's buffer; its pixels are valid until it is given back."""
 
     frame_id: int
-    taken_ns: int
+    fetched_ns: int
+    """Host's time right after the fetch; see stamp.py for when it was there."""
     camera_ns: int
+    """The producer's time stamp; 0 = none."""
     pixels: Grey | None
     """H x W uint8 view of the whole image; None = incomplete."""
     token: Any
@@ -116,7 +118,7 @@ class DirectFetcher:
     def fetch(self, timeout_ms: int) -> Taken | None:
         self._size.value = ctypes.sizeof(_NewBuffer)
         code = self._get_data(self._event, ctypes.byref(self._data), ctypes.byref(self._size), timeout_ms)
-        taken_ns = self._clock.now_ns()
+        fetched_ns = self._clock.now_ns()
         if code == _TIMEOUT:
             return None
         if code:
@@ -127,7 +129,7 @@ class DirectFetcher:
         flaw = self._flaw(handle)
         return Taken(
             self._ask(handle, _FRAME_ID) or 0,
-            taken_ns,
+            fetched_ns,
             self._ask(handle, _TIMESTAMP_NS) or 0,
             self._image(handle) if flaw is None else None,
             handle,
@@ -175,7 +177,7 @@ class HarvestersFetcher:
 
         try:
             raw = self._acquirer.try_fetch(timeout=timeout_ms / 1000, is_raw=True)
-            taken_ns = self._clock.now_ns()
+            fetched_ns = self._clock.now_ns()
             if raw is None:
                 return None
             memory = np.frombuffer(raw.raw_buffer, np.uint8)
@@ -183,7 +185,7 @@ class HarvestersFetcher:
             whole = raw.size_filled >= count and (raw.width, raw.height) == (self._width, self._height)
             pixels = memory[:count].reshape(self._height, self._width) if whole else None
             flaw = "" if whole else f"{raw.size_filled} bytes of {raw.width} x {raw.height} pixels"
-            return Taken(int(raw.frame_id), taken_ns, _stamp_ns(raw), pixels, raw, flaw)
+            return Taken(int(raw.frame_id), fetched_ns, _stamp_ns(raw), pixels, raw, flaw)
         except (gentl.GenericException, genapi.GenericException, IndexError, KeyError) as error:
             raise LinkLost(f"the camera's stream failed: {error or type(error).__name__}") from error
 

@@ -142,6 +142,7 @@ for expected in range(1, 60):
         pass
     assert taken.frame_id == expected, (taken.frame_id, expected)
     assert int(taken.pixels[3, 20]) == (3 + 20 + expected - 1) % 256
+    assert 0 < taken.camera_ns <= taken.fetched_ns
     fetcher.give_back(taken)
 session.close()
 print("ok")
@@ -149,7 +150,7 @@ print("ok")
 
 
 def test_without_private_names_frames_come_through_harvesters(bench: Bench) -> None:
-    """The second way delivers the same frames with the same ids."""
+    """The second way delivers the same frames with the same ids, and their time stamps."""
     done = subprocess.run(
         [sys.executable, "-c", FALLBACK, str(bench.cti)], capture_output=True, text=True, timeout=100, check=False
     )

@@ -242,20 +242,72 @@ def test_numbers_go_on_after_a_restart() -> None:
 
 
 def test_a_repeated_id_is_not_a_second_frame() -> None:
-    """The same id twice passes once."""
+    """Once ids were seen to advance, the same id twice passes once; after a reconnect too."""
     counter = FrameCounter()
-    assert counter.step(7).frame_id == 7
-    assert counter.step(7).frame_id is None
-    assert counter.step(8).frame_id == 8
-    assert counter.repeated == 1
+    assert [counter.step(raw).frame_id for raw in (6, 7, 7, 8)] == [6, 7, None, 8]
+    counter.restart()
+    assert [counter.step(raw).frame_id for raw in (1, 1, 2)] == [9, None, 10]
+    assert counter.repeated == 2
+
+
+def test_a_repeated_id_at_the_start_is_a_new_frame() -> None:
+    """Before any id has advanced nobody knows whether this camera counts: the frame passes, and the note says so."""
+    counter = FrameCounter()
+    steps = [counter.step(raw) for raw in (7, 7, 8, 8, 9)]
+    assert [step.frame_id for step in steps] == [7, 8, 9, None, 10]
+    assert "before any id advanced" in steps[1].note
+    assert (counter.repeated, counter.resyncs) == (1, 0)
 
 
 def test_a_camera_that_does_not_count_is_noted_but_inspected() -> None:
-    """Ids that stand still may not stop the inspection; the note says that losses cannot be seen."""
+    """Ids that stand still from the start cost no frame, not even at a reconnect; each time one note says that losses
+    cannot be seen."""
     counter = FrameCounter()
     steps = [counter.step(0) for _ in range(6)]
-    assert [step.frame_id for step in steps] == [0, None, None, 1, 2, 3]
     assert [step.note for step in steps if "stand still" in step.note] == [steps[3].note]
+    for _ in range(3):
+        counter.restart()
+        again = [counter.step(0) for _ in range(6)]
+        assert [step.note for step in again if step.note] == [again[1].note]
+        assert "stand still" in again[1].note
+        steps += again
+    assert [step.frame_id for step in steps] == list(range(24))
+    assert not any(step.lost for step in steps)
+    assert (counter.repeated, counter.resyncs) == (0, 1)
+
+
+def test_ids_that_stop_counting_leave_no_part_without_an_answer() -> None:
+    """The frames taken for repeats until that shows are reported lost, and counted in the note."""
+    counter = FrameCounter()
+    steps = [counter.step(raw) for raw in (4, 5, 5, 5, 5, 5)]
+    assert [step.frame_id for step in steps] == [4, 5, None, None, 8, 9]
+    assert list(steps[4].lost) == [6, 7]
+    assert "stand still" in steps[4].note
+    assert "2 frames" in steps[4].note
+    counter.restart()
+    assert [counter.step(5).frame_id for _ in range(3)] == [10, 11, 12]
+
+
+def test_ids_that_count_again_are_believed_again() -> None:
+    """After a standstill an id that advances makes repeats duplicates again."""
+    counter = FrameCounter()
+    ids = [counter.step(raw).frame_id for raw in (5, 5, 5, 5, 6, 6, 7)]
+    assert ids == [5, 6, 7, 8, 9, None, 10]
+
+
+@given(raws=st.lists(st.integers(0, 3), max_size=60), restarts=st.sets(st.integers(0, 59)))
+def test_whatever_the_ids_no_number_is_given_twice(raws: list[int], restarts: set[int]) -> None:
+    """Numbers of frames and losses rise by one, and none is held back but repeats of an id that counts."""
+    counter = FrameCounter(max_gap=2)
+    given_out: list[int] = []
+    for at, raw in enumerate(raws):
+        if at in restarts:
+            counter.restart()
+        step = counter.step(raw)
+        given_out += step.lost
+        if step.frame_id is not None:
+            given_out.append(step.frame_id)
+    assert not given_out or given_out == list(range(given_out[0], given_out[0] + len(given_out)))
 
 
 def test_a_late_frame_was_already_reported() -> None:
