@@ -28,7 +28,7 @@ HINTS = {
     "ledger": "Check disk space and that the state directory is writable; parts are INVALID until rows commit",
     "controller": "Check the controller and the network; the controller must treat silence as reject",
     "checkpoint": "Check disk space; rows are safe, but the ledger's log grows until it can be copied",
-    "retention": "Old rows stay in the ledger, nothing is lost; check disk space and rights of retired/",
+    "retention": "Old rows stay, nothing is lost; the text says why: disk space, rights of retired/, or the clock",
     "store": "Images are not kept; check disk space and store.quota_mb",
     "stage": "A thread is stuck and the watchdog starves: systemd restarts the daemon; keep the journal's trace",
     "shadow": "Parts are answered as ever, none is compared; see shadow.bundle and `inspector engines`",

@@ -2,6 +2,7 @@
 
 It is apart from the ledger so that slow image work can never wait for, or hold up, the commit of a row. Files and
 index are kept in step by writing the intent first: ``writing`` before a file appears, ``removing`` before it goes.
+Each part has a number in the order of storing; what is oldest goes by it, never by a clock (``age``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import apsw
 
 from inspector.errors import LedgerError
 from inspector.ledger import schema
+from inspector.ledger.age import Ages, last_position
 
 INDEX_NAME = "index.db"
 WRITING, STORED, REMOVING = 0, 1, 2
@@ -22,13 +24,27 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS pictures (
   epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, verdict TEXT NOT NULL, wall_ns INTEGER NOT NULL,
   name TEXT NOT NULL, image_bytes INTEGER NOT NULL, mask_bytes INTEGER NOT NULL, digest TEXT NOT NULL,
-  state INTEGER NOT NULL, keep INTEGER NOT NULL, goes_first INTEGER NOT NULL, PRIMARY KEY (epoch, sequence)
+  state INTEGER NOT NULL, keep INTEGER NOT NULL, goes_first INTEGER NOT NULL, number INTEGER,
+  PRIMARY KEY (epoch, sequence)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS removal ON pictures (keep, goes_first DESC, wall_ns)
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID
 """
+_ORDER = """
+DROP INDEX IF EXISTS removal;
+CREATE INDEX IF NOT EXISTS leaving ON pictures (keep, goes_first DESC, number)
+"""
+_NUMBERED = "SELECT 1 FROM pragma_table_info('pictures') WHERE name = 'number'"
+_UNNUMBERED = "SELECT 1 FROM pictures WHERE number IS NULL LIMIT 1"
+_NUMBER = """
+UPDATE pictures SET number = ? + found.place FROM (
+  SELECT epoch, sequence, row_number() OVER (ORDER BY epoch, sequence) AS place FROM pictures WHERE number IS NULL
+) AS found WHERE pictures.epoch = found.epoch AND pictures.sequence = found.sequence
+"""
+"""For what was stored without a number; epochs and sequences only grow."""
 _WAL_BYTES = 384 << 10
 """Checkpointed from 64 pages on (256 KiB), + one batch of 16 parts, + 32 KiB of map; rounded up."""
 _COLUMNS = "epoch, sequence, verdict, wall_ns, name, image_bytes, mask_bytes, digest, state, keep"
+_PLACES = ", ".join("?" * 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +93,14 @@ class Index:
             self._connection.wal_autocheckpoint(64)
             self._connection.pragma("journal_size_limit", 64 * 4096)
             self._connection.execute(_TABLE)
+            if self._connection.execute(_NUMBERED).get is None:
+                self._connection.execute("ALTER TABLE pictures ADD COLUMN number INTEGER")
+            self._connection.execute(_ORDER)
+            self.number = self._last_number()
+            """Of the part stored last."""
+            if self._connection.execute(_UNNUMBERED).get is not None:
+                self._connection.execute(_NUMBER, (self.number,))
+                self.number = self._last_number()
         except apsw.Error as error:
             raise LedgerError(f"cannot open the image index {self.path}", found=str(error)) from error
 
@@ -93,15 +117,16 @@ class Index:
         cells = [
             (
                 each.epoch, each.sequence, each.verdict, each.wall_ns, each.name, each.image_bytes, each.mask_bytes,
-                each.digest, state, int(each.keep), int(each.verdict == "PASS"),
+                each.digest, state, int(each.keep), int(each.verdict == "PASS"), number,
             )
-            for each in rows
+            for number, each in enumerate(rows, self.number + 1)
         ]  # fmt: skip
         with self._connection:
             self._connection.executemany(
-                f"INSERT OR REPLACE INTO pictures ({_COLUMNS}, goes_first) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO pictures ({_COLUMNS}, goes_first, number) VALUES ({_PLACES})",
                 cells,
             )
+        self.number += len(rows)
 
     def set_state(self, rows: Sequence[Stored], state: int) -> None:
         """Change the state alone, so that a keep mark set meanwhile stays. Raises apsw.Error."""
@@ -125,17 +150,28 @@ class Index:
     def oldest(self, limit: int, *, passes_only: bool = False) -> list[Stored]:
         """What goes next: the oldest PASS first, then the oldest of the rest; never what is on the keep list."""
         where = "keep = 0 AND goes_first = 1" if passes_only else "keep = 0"
-        return self._select(f"{where} AND state = ? ORDER BY goes_first DESC, wall_ns LIMIT ?", (STORED, limit))
+        return self._select(f"{where} AND state = ? ORDER BY goes_first DESC, number LIMIT ?", (STORED, limit))
 
-    def older_than(self, wall_ns: int, limit: int) -> list[Stored]:
-        """What retention ends, oldest PASS first."""
-        return self._select(
-            "keep = 0 AND state = ? AND wall_ns < ? ORDER BY goes_first DESC, wall_ns LIMIT ?", (STORED, wall_ns, limit)
-        )
+    def outlived(self, ages: Ages, keep_ns: int, limit: int) -> list[Stored]:
+        """What retention ends, oldest PASS first; nothing while the clock holds it up."""
+        self.mark(ages)
+        if ages.held:
+            return []
+        values = (STORED, ages.until(self._connection, keep_ns), limit)
+        return self._select("keep = 0 AND state = ? AND number <= ? ORDER BY goes_first DESC, number LIMIT ?", values)
+
+    def mark(self, ages: Ages, *, at_once: bool = False) -> None:
+        """Keep, when it is time, how old the last number is. Raises apsw.Error."""
+        ages.look(self._connection, self.number, at_once=at_once)
+        ages.write(self._connection)
 
     def used_bytes(self) -> int:
         """Blocks of all files."""
         return sum(each.blocks_bytes for each in self._select("1", ()))
+
+    def _last_number(self) -> int:
+        found = self._connection.execute("SELECT max(number) FROM pictures").get or 0
+        return max(int(found), last_position(self._connection))
 
     def _select(self, where: str, values: tuple[int, ...]) -> list[Stored]:
         return list(_rows(self._connection, where, values))

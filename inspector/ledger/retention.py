@@ -3,10 +3,12 @@
 What leaves is a whole piece of the chain's beginning. An event in the chain itself says up to which row, with which
 hash, and in which file it lies, so ``verify`` still walks an unbroken chain, and rows that anyone else took out are
 found. Events and epochs always stay. ``copy`` is for a thread that may wait for the disk, ``remove`` for the book's.
+What is old, and when a clock is not to be believed, is the matter of ``age``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,14 @@ import apsw
 from inspector.clock import Clock
 from inspector.errors import LedgerError
 from inspector.ledger import schema
+from inspector.ledger.age import DAY_NS, HOUR_NS, Ages
 from inspector.ledger.book import Book
 from inspector.ledger.removed import REMOVED, Removed, note_text, removed
 from inspector.ledger.rows import Note
 
-DAY_NS = 86_400_000_000_000
 FOLDER = "retired"
+_WAIT_NS = 20 * HOUR_NS
+"""A file's worth gathers so long; with marks an hour or two apart that is less than a day."""
 _LOOK_EVERY_NS = 60_000_000_000
 _PIECE_ROWS = 2_000
 """Copied in one go, from one snapshot: a longer one would keep the log from starting again."""
@@ -31,7 +35,6 @@ _REMOVE_ROWS = 100
 """Removed in one transaction between two commits: a few milliseconds."""
 _REMOVE_EVERY_NS = 40_000_000
 
-_YOUNG = "SELECT link FROM answers WHERE wall_ns >= ? ORDER BY link LIMIT 1"
 _TORN = """
 SELECT min(a.link) FROM overrides o JOIN answers a ON a.epoch = o.epoch AND a.sequence = o.sequence
 WHERE o.link > ?1 AND a.link <= ?1"""
@@ -57,6 +60,7 @@ class Retention:
         """``keep_days`` 0: rows stay for ever. ``keep_copy`` False: they are removed without a copy."""
         self._book, self._path, self._clock = book, book.path, clock
         self._keep_ns, self._keep_copy = int(keep_days * DAY_NS), keep_copy
+        self._ages = Ages(clock, "answers", "link", self._keep_ns + _WAIT_NS)
         self._looked_ns = self._removed_ns = 0
         self._piece: _Piece | None = None
         self._done: list[Note] = []
@@ -65,8 +69,13 @@ class Retention:
         """Rows up to the removed link may still be there, from this run or one that was killed."""
         self._below = 0
         self._writer: apsw.Connection | None = None
-        self.fault = ""
+        self._refused = ""
+        self._held = ""
+
+    @property
+    def fault(self) -> str:
         """Why old rows stay for now; empty while they need not, or leave."""
+        return self._refused or self._held
 
     # -- store thread ----------------------------------------------------------------------------------------------
 
@@ -80,25 +89,27 @@ class Retention:
             return self._copy_some(self._piece)
         except (apsw.Error, OSError) as error:
             self._give_up()
-            self.fault = f"old rows cannot be put into {self._path.parent / FOLDER}; they stay in the ledger: {error}"
-            raise LedgerError(self.fault) from error
+            folder = self._path.parent / FOLDER
+            self._refused = f"old rows cannot be put into {folder}; they stay in the ledger: {error}"
+            raise LedgerError(self._refused) from error
 
     def _look(self) -> bool:
         now_ns = self._clock.now_ns()
         if self._looked_ns and now_ns - self._looked_ns < _LOOK_EVERY_NS:
             return False
-        self._looked_ns, self.fault = now_ns, ""
-        oldest_ns = self._clock.wall_ns() - self._keep_ns
+        self._looked_ns, self._refused = now_ns, ""
         connection = schema.reader(self._path)
         try:
+            self._ages.look(connection, schema.head(connection)[0])
+            self._held = self._ages.fault
+            if self._ages.held:
+                return False
             base = removed(connection)
             first = schema.number(connection, "SELECT coalesce(min(link), 0) FROM answers WHERE link > ?", (base.link,))
-            waited = connection.execute("SELECT wall_ns FROM answers WHERE link = ?", (first,)).get
-            if not first or not isinstance(waited, int) or waited >= oldest_ns - DAY_NS:
+            if not first or first > self._ages.until(connection, self._keep_ns + _WAIT_NS):
                 return False
-            young = connection.execute(_YOUNG, (oldest_ns,)).get
-            last = young - 1 if isinstance(young, int) else schema.head(connection)[0]
-            last = _whole(connection, min(last, base.link + _FILE_ROWS))
+            last = min(self._ages.until(connection, self._keep_ns), base.link + _FILE_ROWS)
+            last = _whole(connection, last)
         finally:
             connection.close()
         if last <= base.link:
@@ -177,8 +188,11 @@ class Retention:
     # -- book thread -----------------------------------------------------------------------------------------------
 
     def remove(self) -> int:
-        """Commit the event of what has been copied, then remove a few of its rows; how many. Raises LedgerError."""
-        if not self._done and not self._leftover:
+        """Commit the event of what has been copied and the marks of age, then remove a few rows; how many.
+
+        Raises LedgerError.
+        """
+        if not self._done and not self._leftover and not self._ages.due:
             return 0
         now_ns = self._clock.now_ns()
         if now_ns - self._removed_ns < _REMOVE_EVERY_NS:
@@ -191,14 +205,15 @@ class Retention:
         try:
             if self._writer is None:
                 self._writer = schema.connect(self._path, busy_ms=0)
-                self._below = removed(self._writer).link
+                self._below = removed(self._writer).link if self._leftover else 0
+            self._ages.write(self._writer)
             gone = _remove_some(self._writer, self._below)
         except apsw.BusyError:
             return 0  # somebody reads or copies; there is time
         except apsw.Error as error:
-            self.fault = f"old rows cannot be removed; they stay in the ledger: {error}"
-            raise LedgerError(self.fault) from error
-        self.fault = ""
+            self._refused = f"old rows cannot be removed; they stay in the ledger: {error}"
+            raise LedgerError(self._refused) from error
+        self._refused = ""
         if not gone:
             self._leftover = False
             self._let_go()
@@ -208,6 +223,13 @@ class Retention:
         """Idempotent; after its threads have ended."""
         self._give_up()
         self._let_go()
+        if self._looked_ns:
+            self._looked_ns = 0
+            with contextlib.suppress(apsw.Error, LedgerError):  # then the last rows count as written at the next start
+                with contextlib.closing(schema.reader(self._path)) as connection:
+                    self._ages.look(connection, schema.head(connection)[0], at_once=True)
+                with contextlib.closing(schema.connect(self._path)) as connection:
+                    self._ages.write(connection)
 
     def _let_go(self) -> None:
         if self._writer is not None:

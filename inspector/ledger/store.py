@@ -6,6 +6,7 @@ shed and counted: rows matter more, answers most.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import shutil
@@ -20,15 +21,15 @@ import numpy as np
 from inspector.clock import Clock
 from inspector.errors import LedgerError
 from inspector.frame import Answer, Grey, Settled, Verdict
+from inspector.ledger.age import DAY_NS, Ages
 from inspector.ledger.imprint import stamped
 from inspector.ledger.pictures import REMOVING, STORED, WRITING, Index, Stored, set_keep
 from inspector.ledger.rows import picture_name
 
-DAY_NS = 86_400_000_000_000
 _BATCH = 16
 _TIDY_EVERY_NS = 10_000_000_000
 _TIDY_LIMIT = 500
-"""Parts that retention removes in one go: a clock stepped by a year must not empty the store at once."""
+"""Parts that retention removes in one go: the images that wait are saved in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,10 @@ class Store:
     ) -> None:
         """``quota_bytes``: None = whatever leaves ``min_free_bytes`` free. ``capacity``: parts that wait, in memory."""
         self.root = Path(root)
-        self._policy, self._quota_bytes, self._keep_days = policy, quota_bytes, keep_days
+        self._policy, self._quota_bytes, self._keep_ns = policy, quota_bytes, int(keep_days * DAY_NS)
         self._clock, self._min_free_bytes = clock, min_free_bytes
         self._queue: queue.Queue[Settled] = queue.Queue(capacity)
+        self._ages = Ages(clock, "pictures", "number", self._keep_ns)
         self._index: Index | None = None
         self._used_bytes = 0
         self._saved = self._shed = self._removed = self._peak = 0
@@ -115,6 +117,8 @@ class Store:
         if self._index is not None:
             while not self._queue.empty():
                 self.step(0)
+            with contextlib.suppress(OSError, apsw.Error):  # then the last images count as stored at the next start
+                self._index.mark(self._ages, at_once=True)
             self._index.close()
             self._index = None
 
@@ -143,6 +147,7 @@ class Store:
                 self._tidied_ns = self._clock.now_ns()
                 self._tidy(index)
             done = self._save(index, parts)
+            self._ages.see(index.number)
             self._error = self._error if self._short else ""
         except (OSError, apsw.Error) as error:
             self._error = str(error)
@@ -165,7 +170,7 @@ class Store:
             used_bytes=self._used_bytes,
             quota_bytes=self._quota_bytes,
             short=self._short,
-            last_error=self._error,
+            last_error=self._error or self._ages.fault,
         )
 
     # -- saving ----------------------------------------------------------------------------------------------------
@@ -288,8 +293,7 @@ class Store:
 
     def _tidy(self, index: Index) -> None:
         """Retention; and, where the quota has been lowered or another fills the disk, room."""
-        oldest_ns = self._clock.wall_ns() - int(self._keep_days * DAY_NS)
-        self._remove(index.older_than(oldest_ns, _TIDY_LIMIT))
+        self._remove(index.outlived(self._ages, self._keep_ns, _TIDY_LIMIT))
         self._make_room(index, 0)
 
     def _is_whole(self, stored: Stored) -> bool:
