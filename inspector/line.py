@@ -74,7 +74,7 @@ class Line:
         self._arrived: Channel[Frame | Missed] = Channel(64)
         self._views = Views(pace.views)
         self._unwritten: list[Row] = []
-        self._lost_rows: Channel[int | Override] = Channel(65_536)
+        self._lost_rows: Channel[int | Override] = Channel(131_072)  # a part can lose its row and its override
         self._busy_ns = clock.now_ns()
 
     def use(self, recipe: Recipe) -> None:
@@ -196,7 +196,7 @@ class Line:
     def _gaps(self) -> list[Row]:
         """Rows that were displaced for ever are told as gaps, so that the ledger accounts for every number; what was
         told instead of a decision is never given up."""
-        lost = self._lost_rows.take_all(0, limit=65_536)
+        lost = self._lost_rows.take_all(0, limit=131_072)
         wall_ns, epoch, why = self.clock.wall_ns(), self.docket.epoch, "rows displaced by newer ones"
         gaps = ranges([one for one in lost if not isinstance(one, Override)])
         overrides = [one for one in lost if isinstance(one, Override)]

@@ -6,11 +6,14 @@ Also the one place the command line imports ``show`` and ``stats`` from.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import apsw
 
 from inspector.ledger import schema
+from inspector.ledger.counts import ranges
 from inspector.ledger.finding import Finding
 from inspector.ledger.marks import Marks, read_marks
 from inspector.ledger.opening import is_held, suffixed
@@ -145,8 +148,9 @@ def _reconcile(
     if marks.opened_epoch == last:
         opened[last] = marks.opened
     counts: list[EpochCount] = []
-    findings = _duplicates(connection) + _strays(connection) + _retired(connection, path)
     piece = is_piece(connection)  # of retired rows: what is missing in it stood, or stands, elsewhere
+    strays = _strays(connection, piece)
+    findings = _duplicates(connection) + strays + _retired(connection, path)
     for epoch in sorted(started | answers | opened):
         told = opened.get(epoch, -1)
         highest = schema.number(connection, "SELECT coalesce(max(sequence), 0) FROM answers WHERE epoch = ?", (epoch,))
@@ -168,7 +172,8 @@ def _reconcile(
                 removed=sum(last - first + 1 for first, last in away),
             )
         )
-    silent = sum(answers.values()) - sum(receipts.values())
+    astray = sum(finding.count for finding in strays if finding.kind == "receipt")
+    silent = sum(answers.values()) - sum(receipts.values()) + astray
     if silent > 0:
         text = f"{silent} answers without an acknowledgement: whether they arrived is not known"
         findings.append(Finding("unacknowledged", text, count=silent, known=not strict))
@@ -180,9 +185,9 @@ def _gaps(
 ) -> tuple[int, list[Finding]]:
     """How many numbers an event accounts for, and a finding for each range without a row that has not left by age."""
     noted = noted_gaps(connection, epoch)
-    ranges = without(missing(connection, epoch, opened), away)
-    open_ranges = without(ranges, noted)
-    accounted_ranges = without(ranges, open_ranges)
+    rowless = without(missing(connection, epoch, opened), away)
+    open_ranges = without(rowless, noted)
+    accounted_ranges = without(rowless, open_ranges)
     findings = []
     for first, last in accounted_ranges:
         text = f"epoch {epoch}: numbers {first} to {last} have no row; a gap event accounts for them"
@@ -220,17 +225,27 @@ def _duplicates(connection: apsw.Connection) -> list[Finding]:
     ]
 
 
-def _strays(connection: apsw.Connection) -> list[Finding]:
-    """Receipts and overrides of answers that are not there."""
+def _strays(connection: apsw.Connection, piece: bool) -> list[Finding]:
+    """Receipts and overrides of answers that are not there; known where an event says where those went."""
     findings = []
     for table, what in (("receipts", "receipt"), ("overrides", "override")):
         query = (
-            f"SELECT t.epoch, min(t.sequence), max(t.sequence), count(*) FROM {table} t LEFT JOIN answers a "
-            "ON a.epoch = t.epoch AND a.sequence = t.sequence WHERE a.link IS NULL GROUP BY t.epoch"
+            f"SELECT t.epoch, t.sequence FROM {table} t LEFT JOIN answers a "
+            "ON a.epoch = t.epoch AND a.sequence = t.sequence WHERE a.link IS NULL ORDER BY t.epoch"
         )
-        for epoch, first, last, count in connection.execute(query):
-            text = f"epoch {epoch}: {count} {what}s without an answer"
-            findings.append(Finding(what, text, epoch, first, last, count))
+        for epoch, rows in groupby(connection.execute(query), itemgetter(0)):
+            astray = ranges(sequence for _, sequence in rows)
+            unnoted = without(astray, noted_gaps(connection, epoch))
+            loose = [] if piece else without(unnoted, removed_numbers(connection, epoch))
+            for some, why in (
+                (without(astray, unnoted), "; a gap event accounts for them"),
+                (without(unnoted, loose), "; this file is only a piece" if piece else "; those have left by age"),
+                (loose, ""),
+            ):
+                count = sum(last - first + 1 for first, last in some)
+                if count:
+                    text = f"epoch {epoch}: {count} {what}s without an answer{why}"
+                    findings.append(Finding(what, text, epoch, some[0][0], some[-1][1], count, known=bool(why)))
     return findings
 
 

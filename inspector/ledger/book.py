@@ -24,7 +24,7 @@ from inspector.ledger.opening import Ballast, Examined, cannot_open, examine, lo
 from inspector.ledger.restart import Recovery
 from inspector.ledger.rows import GENESIS, Note, Override, Row, note_cells
 from inspector.ledger.transaction import Batch, commit, prepare, refusal
-from inspector.ledger.unbooked import Unbooked
+from inspector.ledger.unbooked import FEW_BYTES, MOST_BYTES, Unbooked
 
 __all__ = ["Book", "BookStatistics", "Note", "Override", "Recovery", "Row"]
 
@@ -48,6 +48,7 @@ class Book:
     ) -> None:
         """``tail_rows``: how much of the chain is checked at start. ``vfs``: for tests of failing disks.
 
+        ``ballast_bytes``: kept on the disk for bad times; 0 keeps less room for answers sent unbooked, too.
         ``wal_limit_bytes``: from here on ``checkpoint`` may hold up a commit to let the WAL start again.
         """
         self.path = Path(path)
@@ -56,14 +57,12 @@ class Book:
         """What ``open`` found and booked: a damaged file set aside, rows lost, a migration. For the journal."""
         self._clock, self._full_sync, self._busy_ms = clock, sync == "full", busy_ms
         self._tail_rows, self._wal_limit_bytes, self._vfs = tail_rows, wal_limit_bytes, vfs
-        self._epoch = 0
+        self._epoch = self._link = self._wal_pages = 0
         self._lock_fd = self._wal_fd = -1
-        self._wal_pages = 0
         self._writer: apsw.Connection | None = None
         self._janitor: apsw.Connection | None = None
         self._marks: MarksFile | None = None
-        self._boot_id = boot_id()
-        self._link, self._head, self._stale = 0, GENESIS, False
+        self._boot_id, self._head, self._stale = boot_id(), GENESIS, False
         self._gate = threading.Lock()  # held by a write; by a checkpoint only when the WAL has grown past its limit
         self._state = threading.Lock()
         self._numbers = Numbers()
@@ -115,7 +114,7 @@ class Book:
             text = f"{before.unchecked_bytes} bytes were not checked in full at start; ledger verify does"
             notes.append(Note(wall_ns, "unchecked", text))
         self._start_epoch(connection, before, marks, notes)
-        self.unbooked = Unbooked(suffixed(self.path, ".unbooked"))
+        self.unbooked = Unbooked(suffixed(self.path, ".unbooked"), MOST_BYTES if self.ballast.size_bytes else FEW_BYTES)
         self._marks = MarksFile(marks_path)
         self._marks.restart(self._epoch, self._link)
         self._janitor = schema.connect(self.path, busy_ms=self._busy_ms, vfs=self._vfs)
@@ -283,6 +282,7 @@ class Book:
                 connection, epoch=self._epoch, boot_id=self._boot_id, now_ns=now_ns, wall_ns=wall_ns, sent=sent
             )
             self.write(rows)
+            self.unbooked.forget()
             restart.done(connection, self._epoch)
         except apsw.Error as error:
             raise self._refusal(error) from error

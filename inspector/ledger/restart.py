@@ -188,10 +188,10 @@ def missing(connection: apsw.Connection, epoch: int, opened: int) -> list[tuple[
 
 def without(ranges: list[tuple[int, int]], noted: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The parts of ``ranges`` that no range of ``noted`` covers (there, last = 0 means all above)."""
-    left = []
+    left, noted = [], sorted(noted)
     for first, last in ranges:
         at = first
-        for start, end in sorted(noted):
+        for start, end in noted:
             stop = end or last
             if stop < at or start > last:
                 continue

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import apsw
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ledger_parts import Kill, Make, Open, make_evidence, make_part
 
 from inspector.clock import PushedClock
@@ -16,6 +19,7 @@ from inspector.frame import Evidence, Reason, Receipt, Settled, Verdict
 from inspector.ledger.audit import Filter, Finding, Verification, show, stats, verify
 from inspector.ledger.book import Book, Note, Override
 from inspector.ledger.pictures import Index, read_index
+from inspector.ledger.removed import REMOVED
 from inspector.ledger.store import Policy, Store
 
 WALL_NS = 1_700_000_000_000_000_000
@@ -160,6 +164,78 @@ def test_a_noted_gap_is_reported_and_known(open_book: Open, path: Path, part: Ma
         ("gap", 3, 3, False),
     ]
     assert found.epochs[0].noted == 1
+
+
+def test_strays_of_a_noted_gap_are_known(open_book: Open, path: Path, part: Make) -> None:
+    """The answer was displaced, its receipt and its override were not: told, and no error for ever."""
+    book = open_book()
+    for number in range(1, 7):
+        book.mark_opened(number)
+    book.write([part(1, 1), part(1, 6), Note(1, "gap", "displaced", epoch=1, first=2, last=5)])
+    book.write([Receipt(1, number, 9) for number in (1, 2, 3, 5)])
+    book.write([Override(1, 4, Reason.UNRECORDED, 8), Override(1, 6, Reason.UNRECORDED, 8)])
+    book.close()
+    found = verify(path)
+    assert found.ok
+    strays = [
+        (each.kind, each.first, each.last, each.count) for each in found.findings if "without an answer" in each.text
+    ]
+    assert strays == [("receipt", 2, 5, 3), ("override", 4, 4, 1)]
+    assert "a gap event accounts for them" in found.findings[0].text
+    assert [each.count for each in found.findings if each.kind == "unacknowledged"] == [1]
+    assert not verify(path, strict=True).ok
+
+
+def test_strays_outside_the_gap_stay_errors(open_book: Open, path: Path, part: Make) -> None:
+    """Those inside it, and another epoch's gap, excuse nothing."""
+    book = open_book()
+    for number in range(1, 7):
+        book.mark_opened(number)
+    book.write([part(1, 1), part(1, 6), Note(1, "gap", "x", epoch=1, first=2, last=3)])
+    book.write([Note(1, "gap", "x", epoch=7, first=4, last=5)])
+    book.write([*(Receipt(1, number, 9) for number in range(2, 6)), Override(1, 5, Reason.UNRECORDED, 8)])
+    book.close()
+    found = [each for each in verify(path).findings if "without an answer" in each.text]
+    assert [(each.kind, each.known, each.first, each.last, each.count) for each in found] == [
+        ("receipt", True, 2, 3, 2),
+        ("receipt", False, 4, 5, 2),
+        ("override", False, 5, 5, 1),
+    ]
+
+
+def test_strays_of_rows_that_left_by_age_are_known(open_book: Open, path: Path, part: Make) -> None:
+    """As the event of the removal says."""
+    book = open_book()
+    book.mark_opened(4)
+    book.write([part(1, 3), Note(1, REMOVED, "", epoch=1, first=1, last=2), Receipt(1, 2, 9), Receipt(1, 4, 9)])
+    book.close()
+    found = [each for each in verify(path).findings if each.kind == "receipt"]
+    assert [(each.known, each.first, each.last) for each in found] == [(True, 2, 2), (False, 4, 4)]
+    assert "left by age" in found[0].text
+
+
+def _is_range(each: tuple[int, int]) -> bool:
+    return each[1] == 0 or each[0] <= each[1]
+
+
+@given(
+    noted=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)).filter(_is_range), max_size=3),
+    strays=st.sets(st.integers(1, 12)),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_stray_is_an_error_exactly_where_no_event_accounts_for_it(
+    noted: list[tuple[int, int]], strays: set[int]
+) -> None:
+    """Number by number; last = 0 means all above."""
+    with tempfile.TemporaryDirectory() as folder:
+        book = Book(Path(folder) / "ledger.db", clock=PushedClock(), ballast_bytes=0)
+        book.open()
+        book.write([*(Note(1, "gap", "x", 1, *each) for each in noted), *(Receipt(1, each, 9) for each in strays)])
+        book.close()
+        found = [each for each in verify(book.path).findings if each.kind == "receipt"]
+    covered = {each for each in strays if any(first <= each <= (last or 12) for first, last in noted)}
+    assert sum(each.count for each in found if each.known) == len(covered)
+    assert sum(each.count for each in found if not each.known) == len(strays - covered)
 
 
 def test_garbage_and_nothing_are_one_line(tmp_path: Path) -> None:
