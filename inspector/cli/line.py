@@ -110,6 +110,7 @@ def _listen_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--key", type=Path, metavar="FILE", help="this controller's secret key file (CURVE)")
     sub.add_argument("--server-key", type=Path, metavar="FILE", help="the daemon's public key file; goes with --key")
     sub.add_argument("--count", type=positive, metavar="N", help="end after N answers")
+    sub.add_argument("--identity", default="controller", help="what it is called at the daemon; two need two names")
 
 
 def _listen(arguments: argparse.Namespace) -> int:
@@ -128,7 +129,10 @@ def _listen(arguments: argparse.Namespace) -> int:
     if (arguments.key is None) != (arguments.server_key is None):
         raise ConfigError("half a pair of keys", expected="--key and --server-key, or neither")
     keys = ClientKeys.load(arguments.server_key, arguments.key) if arguments.key is not None else None
-    controller = ReferenceController(arguments.endpoint, clock=SystemClock(), keys=keys, on_answer=show)
+    name = arguments.identity.encode()
+    if not 1 <= len(name) <= 64 or name.startswith(b"\0"):
+        raise ConfigError("not an identity", expected="1 to 64 bytes, not starting with 0", found=arguments.identity)
+    controller = ReferenceController(arguments.endpoint, clock=SystemClock(), identity=name, keys=keys, on_answer=show)
     tell = Ear(controller, arguments.endpoint, SystemClock())
 
     def until() -> bool:

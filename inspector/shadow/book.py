@@ -18,7 +18,7 @@ import apsw
 import cv2
 import numpy as np
 
-from inspector.errors import LedgerError
+from inspector.errors import ConfigError, LedgerError
 from inspector.frame import BoolMap, Decision, Evidence, Grey, Verdict
 from inspector.ledger import schema
 from inspector.shadow.records import FLIPS, Change, Job, Live, change
@@ -165,7 +165,7 @@ def _cells(live: Live, decision: Decision, engine: str, found: Change, name: str
 def _reader(root: Path) -> Iterator[apsw.Connection]:
     path = root / FILE
     if not path.is_file():
-        raise LedgerError(
+        raise ConfigError(
             "no shadow has run here", expected=f"a file {path}", do="Set shadow.bundle, or name another --state-dir."
         )
     try:
@@ -177,7 +177,7 @@ def _reader(root: Path) -> Iterator[apsw.Connection]:
 
 
 def comparisons(root: Path) -> list[Comparison]:
-    """Every pair of recipes that was compared, the newest last. Raises LedgerError."""
+    """Every pair of recipes that was compared, the newest last. Raises ConfigError (nothing there), LedgerError."""
     query = (
         "SELECT live_engine, shadow_engine, calibration, settings, live, shadow, bundle, parts, cpu_us, first_wall_ns, "
         "last_wall_ns FROM compared ORDER BY last_wall_ns"
@@ -211,7 +211,7 @@ def _comparison(pair: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Compariso
 
 
 def flips(root: Path, *, limit: int, kinds: tuple[Change, ...] = FLIPS, engine: str = "") -> list[dict[str, Any]]:
-    """The newest flips first, as mappings; ``pictures`` are the paths that exist. Raises LedgerError."""
+    """The newest flips first, as mappings; ``pictures`` are the paths that exist. Raises as ``pairs`` does."""
     columns = (
         "epoch", "sequence", "part_id", "wall_ns", "change", "live", "live_reason", "live_score", "live_rules",
         "live_engine", "shadow", "shadow_reason", "shadow_score", "shadow_rules", "shadow_engine", "truth", "pictures",

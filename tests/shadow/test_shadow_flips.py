@@ -139,7 +139,7 @@ def test_people_can_ask_what_the_shadow_found(paired: Paired, capsys: pytest.Cap
         assert len(rows) == pair[kind] and {row["change"] for row in rows} <= {kind}
     assert command(["shadow", "show", "--state-dir", state, "--limit", "2"]) == 0
     assert capsys.readouterr().out.count("shadow  ") == 2
-    assert command(["shadow", "stats", "--state-dir", str(paired.folder / "nowhere")]) == 1
+    assert command(["shadow", "stats", "--state-dir", str(paired.folder / "nowhere")]) == 2
     assert "no shadow has run here" in capsys.readouterr().err
 
 
