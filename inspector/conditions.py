@@ -67,6 +67,11 @@ class Conditions:
         if condition is not None:
             self._on_change(condition, False)
 
+    def holds(self, name: str) -> bool:
+        """Whether it is present."""
+        with self._lock:
+            return name in self._present
+
     def enter(self, state: State) -> None:
         """The state that holds while nothing is wrong."""
         with self._lock:

@@ -71,6 +71,16 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _frames_come_before_the_gate(self) -> Settings:
+        left_ms = self.timing.gate_ms - self.timing.slack_ms - self.timing.commit_margin_ms
+        if self.link.announcements and max(-self.link.frame_earliest_ms, self.link.frame_latest_ms) >= left_ms:
+            raise ValueError(
+                f"link.frame_earliest_ms and link.frame_latest_ms lie within {left_ms:g} ms of the announcement: "
+                "timing.gate_ms - slack_ms - commit_margin_ms"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _views_are_told_apart(self) -> Settings:
         if self.camera.kind == "genicam" and self.camera.views > 1 and not self.camera.view_gap_ms:
             raise ValueError(
@@ -236,7 +246,10 @@ def _fault(error: dict[str, Any], sources: Mapping[str, str]) -> str:
     came = f" (from {origin})" if origin.startswith(ENV_PREFIX) else ""
     if error["type"] == "extra_forbidden":
         return f"unknown key {name}{came}{_nearest_key(path)}"
-    return f"{name} = {quoted(error['input'])}{came}: {shortened(error['msg'].removeprefix('Value error, '))}"
+    why = shortened(error["msg"].removeprefix("Value error, "))
+    if isinstance(error["input"], Mapping) and error["type"] == "value_error":
+        return why  # about several keys, which it names
+    return f"{name} = {quoted(error['input'])}{came}: {why}"
 
 
 def _nearest_key(path: list[str]) -> str:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from inspector.clock import Clock
+from inspector.errors import InspectorError
 from inspector.flow import Latch, Stage
+
+
+class StoppedEarly(InspectorError):
+    """The line was asked to end while a stage was being set up; that stage is left to itself."""
 
 
 class Crew:
@@ -14,6 +19,8 @@ class Crew:
     def __init__(self, clock: Clock, latch: Latch) -> None:
         self._clock, self._latch = clock, latch
         self._stages: dict[str, Stage] = {}
+        self.left: list[str] = []
+        """Stages whose setup went on when the line ended: the process must not wait for them."""
 
     def start(
         self,
@@ -22,11 +29,19 @@ class Crew:
         setup: Callable[[], None] | None = None,
         teardown: Callable[[], None] | None = None,
     ) -> Stage:
-        """Start a stage and wait for its setup. Raises what the setup raised. Replaces a stage of the same name."""
+        """Start a stage and wait for its setup. Replaces a stage of the same name.
+
+        Raises what the setup raised; StoppedEarly where the latch trips before the setup has ended."""
+        former = self._stages.get(name)
         stage = Stage(name, step, clock=self._clock, latch=self._latch, setup=setup, teardown=teardown)
         self._stages[name] = stage
         stage.start()
-        stage.ready.wait()
+        while not stage.ready.wait(0.05):
+            if self._latch.tripped:
+                stage.stop()
+                self.put_back(name, former)
+                self.left.append(name)
+                raise StoppedEarly(f"asked to end while {name} was being set up")
         if stage.error is not None:
             raise stage.error
         return stage

@@ -22,10 +22,11 @@ def drain(rooms: Rooms, *, crew: Crew, conditions: Conditions, clock: Clock, gat
         while not done() and clock.now_ns() < give_up_ns:
             sleep_s(0.002)
 
-    def end(*names: str) -> None:
-        for name in names:
-            if not crew.end(name):
-                log.error("stage did not end", stage=name)
+    def end(*names: str) -> bool:
+        stuck = [name for name in names if not crew.end(name)]
+        for name in stuck:
+            log.error("stage did not end", stage=name)
+        return not stuck
 
     line, link, book, docket = rooms.line, rooms.link, rooms.book, rooms.line.docket
     conditions.enter(State.HALTED)
@@ -40,10 +41,15 @@ def drain(rooms: Rooms, *, crew: Crew, conditions: Conditions, clock: Clock, gat
         wait_until(lambda: docket.unanswered == 0, 100 * MS)
         wait_until(lambda: link.unacknowledged == 0 or not link.statistics().connected, 300 * MS)
     wait_until(lambda: line.rows.statistics().waiting == 0, 200 * MS)
-    end("inspect", "answer", "book", "sync")
+    end("inspect", "answer")
+    booked = end("book")
+    end("sync")
     line.hand_over()
     end("store", "show", "tell")
     if any(condition.name == "ledger" for condition in conditions.present()):
         book.ballast.release()
+    if not booked:  # it hangs in the disk, and whoever writes now would hang beside it
+        log.error("rows not written: the disk does not answer", rows=len(line.unwritten()))
+        return
     with contextlib.suppress(LedgerError):
         book.write(line.unwritten())  # receipts of the last answers

@@ -98,6 +98,8 @@ class Frame:
     """Known to recorded and synthetic frames; otherwise given by the line."""
     truth: bool | None = None
     """True = defective, where known. Only for figures; nothing on the line decides by it."""
+    timely: bool = True
+    """False where the frame lay unread and the camera's clock cannot say since when: it is older than ``taken_ns``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ class Missed:
     truth: bool | None = None
     detail: str = ""
     """Why, in one line, where the camera knows."""
+    timely: bool = True
+    """As a frame's; for a buffer that came incomplete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ daemon, in tests and in the simulated drill.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from inspector.flow import Channel
 from inspector.frame import Answer, Decision, Entry, Evidence, Frame, Hashes, Missed, Reason, Settled, Verdict, invalid
 from inspector.intake import Grouping, Meeting, Placed
 from inspector.ledger.book import Note, Row
-from inspector.ledger.counts import ranges
+from inspector.ledger.counts import Numbers
 from inspector.ledger.rows import Override, override_of, overtaken
 from inspector.link.events import Acked, Announced, ControllerDown, ControllerUp, Event, Handed, Refused, Unsent
 
@@ -32,6 +33,9 @@ POLL_S = 0.1
 
 UNMET = 5
 """So many announced parts without a frame, or frames without a part, in a row are a fault of the station."""
+
+PARKED = 64
+"""Frames that may wait for their announcements, and for the thread that hears them."""
 
 YIELD_S = 0.0003
 """What the book rests after a commit when nothing waits: the answer gets the interpreter at once."""
@@ -68,13 +72,15 @@ class Line:
         self.unbooked = 0
         self._on_unbooked = on_unbooked
         self._on_settled, self._on_event, self._on_booked, self._pause = on_settled, on_event, on_booked, pause
-        self._grouping = Grouping(docket, clock.wall_ns, views=pace.views, gap_ns=pace.view_gap_ns)
+        self.grouping = Grouping(docket, clock.wall_ns, views=pace.views, gap_ns=pace.view_gap_ns)
         span = {"earliest_ns": pace.frame_earliest_ns, "latest_ns": pace.frame_latest_ns}
         self._meeting = Meeting(docket, clock.wall_ns, **span) if pace.announcements else None
-        self._arrived: Channel[Frame | Missed] = Channel(64)
+        self._arrived: Channel[Frame | Missed] = Channel(PARKED)
         self._views = Views(pace.views)
         self._unwritten: list[Row] = []
-        self._lost_rows: Channel[int | Override] = Channel(131_072)  # a part can lose its row and its override
+        self._lost = Numbers()
+        self._losing = threading.Lock()
+        self._lost_overrides: Channel[Override] = Channel(65_536)
         self._busy_ns = clock.now_ns()
 
     def use(self, recipe: Recipe) -> None:
@@ -88,7 +94,7 @@ class Line:
         """Take the next frame or known loss; every one of them gets its line in the docket."""
         arrived = self.camera.next(POLL_S)
         if self._meeting is None:
-            self._take_in(self._grouping.place(arrived))
+            self._take_in(self.grouping.place(arrived))
         elif arrived is not None:
             if self._arrived.offer(arrived) is not None:
                 self._on_event("frame given up", "too many wait for their announcements; their parts are MISSED")
@@ -165,9 +171,10 @@ class Line:
             # The part itself stays in the docket: its due time sends it out as UNRECORDED.
             self.unbooked += 1
             if isinstance(displaced, Settled):
-                self._lost_rows.offer(displaced.answer.sequence)
+                with self._losing:
+                    self._lost.add(displaced.answer.sequence)
             elif isinstance(displaced, Override):
-                self._lost_rows.offer(displaced)
+                self._lost_overrides.offer(displaced)
             self.conditions.raise_fault("ledger", f"{self.unbooked} rows lost: the ledger is too slow or stuck")
 
     # -- book thread ---------------------------------------------------------------------------------------------
@@ -196,11 +203,11 @@ class Line:
     def _gaps(self) -> list[Row]:
         """Rows that were displaced for ever are told as gaps, so that the ledger accounts for every number; what was
         told instead of a decision is never given up."""
-        lost = self._lost_rows.take_all(0, limit=131_072)
+        with self._losing:
+            lost, self._lost = self._lost.spans(), Numbers()
         wall_ns, epoch, why = self.clock.wall_ns(), self.docket.epoch, "rows displaced by newer ones"
-        gaps = ranges([one for one in lost if not isinstance(one, Override)])
-        overrides = [one for one in lost if isinstance(one, Override)]
-        return [*(Note(wall_ns, "gap", why, epoch, first, last) for first, last in gaps), *overrides]
+        gaps = [Note(wall_ns, "gap", why, epoch, first, last) for first, last in lost]
+        return [*gaps, *self._lost_overrides.take_all(0, limit=65_536)]
 
     # -- answer thread -------------------------------------------------------------------------------------------
 
@@ -304,10 +311,10 @@ class Line:
 
     def _meet(self, meeting: Meeting) -> None:
         """Frames whose announcements must have been heard by now go to their parts."""
-        for arrived in self._arrived.take_all(0):
+        for arrived in self._arrived.take_all(0, limit=max(0, PARKED - meeting.parked)):
             meeting.arrive(arrived)
-        self._take_in(meeting.pair(self.link.heard_ns))
-        if meeting.unmet >= UNMET:
+        self._take_in(meeting.pair(self.link.heard_ns, self.clock.now_ns()))
+        if meeting.unmet >= UNMET and not self.conditions.holds("camera"):
             self.conditions.raise_fault("pairing", f"{meeting.unmet} announcements or frames in a row had no partner")
         elif not meeting.unmet:
             self.conditions.clear("pairing")

@@ -16,7 +16,7 @@ from inspector.camera import Camera
 from inspector.clock import Clock, SystemClock
 from inspector.conditions import HINTS, Condition, Conditions
 from inspector.config import Settings
-from inspector.crew import Crew
+from inspector.crew import Crew, StoppedEarly
 from inspector.drain import drain
 from inspector.engine import Engine
 from inspector.errors import ConfigError, EngineError, InspectorError
@@ -102,7 +102,7 @@ class Station:
             )
             self._equip(self._rooms)
             try:
-                with awake(self.settings.timing.wake_us, self.log):
+                with awake(self.settings.timing.wake_us, self.log), contextlib.suppress(StoppedEarly):
                     self._start(ingredients)
                     self._watch()
             finally:
@@ -230,7 +230,8 @@ class Station:
     # -- steps that belong to the station ------------------------------------------------------------------------
 
     def _acquire(self) -> None:
-        if self.max_parts is not None and self.line.docket.statistics().opened >= self.max_parts:
+        opened = self.line.docket.statistics().opened
+        if self.max_parts is not None and opened >= self.max_parts and self.line.grouping.whole:
             self.stop("all parts taken")
             self.latch.wait(POLL_S)
             return

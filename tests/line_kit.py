@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ class Rig:
     def durable(self) -> int:
         return self.book.durable
 
-    def write(self, batch: list[Row]) -> None:
+    def write(self, batch: Sequence[Row]) -> None:
         """The ledger, while it does not refuse."""
         if self.refuses:
             raise LedgerError("the disk is full")

@@ -67,6 +67,8 @@ class Running:
         self.arrivals: list[Arrival] = []
         self.controller: ReferenceController | None = None
         self.ready = threading.Event()
+        self.thread = threading.current_thread()
+        """The station's own, once it runs."""
         self.error: BaseException | None = None
         self._came = threading.Condition()
 
@@ -101,7 +103,7 @@ def running(
             seen.ready.set()
 
     station.hooks.on_linked, station.hooks.on_ready = connect, seen.ready.set
-    thread = threading.Thread(target=run, name="station", daemon=True)
+    thread = seen.thread = threading.Thread(target=run, name="station", daemon=True)
     thread.start()
     assert seen.ready.wait(60)
     try:

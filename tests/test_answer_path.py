@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from inspector.crew import StoppedEarly
+from inspector.engine import Engine
+from inspector.engine.bundle import Bundle
+from inspector.engine.choose import Opened
 from inspector.errors import LedgerError
 from inspector.fittings import Pace
-from inspector.frame import Reason
-from inspector.journal import Unhurried
+from inspector.frame import Reason, Verdict
 from inspector.ledger.audit import show, verify
 from inspector.ledger.book import Row
 from inspector.link import wire
 from inspector.link.router import Sent
+from inspector.recipe import engine_opener
+from inspector.station import Station
+from inspector.unhurried import Unhurried
 from tests.line_kit import HASHES, MS, Rig, word
-from tests.station_kit import Wrapped, running, settings, trivial
+from tests.station_kit import Wrapped, finish, running, settings, trivial
+from tests.station_more_kit import Journal
 
 ANNOUNCED = Pace(announcements=True)
 
@@ -105,7 +116,7 @@ def test_a_stuck_ledger_holds_no_stopped_answer_back(tmp_path: Path) -> None:
 def test_a_station_whose_ledger_is_stuck_ends_with_every_part_answered(tmp_path: Path) -> None:
     """Its gate is far: the answers leave before the threads end, not at their due times."""
 
-    def stuck(batch: list[Row]) -> None:
+    def stuck(batch: Sequence[Row]) -> None:
         raise LedgerError("the disk is full")
 
     wanted = settings(tmp_path, timing={"gate_ms": 60_000.0})
@@ -135,20 +146,21 @@ def test_views_decided_by_two_recipes_make_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_missed_trigger_lets_no_part_pass_by_its_neighbours_picture(tmp_path: Path) -> None:
-    """Part 3 was never photographed, and the camera did not count it; part 6 is defective."""
+    """Part 5 was never photographed, and the camera did not count it; part 8 is defective."""
     rig = Rig(tmp_path, ANNOUNCED, gate_ms=150, slack_ms=10)
     frame_id = 0
     for part in range(1, 12):
         rig.announce(part, f"bar-{part}")
         rig.clock.push(5 * MS)
-        if part != 3:
+        if part != 5:
             frame_id += 1
-            rig.frame(frame_id, white=part == 6)
+            rig.frame(frame_id, white=part == 8)
         for _ in range(5):
             rig.steps(11)
     rig.steps(200)
     words = rig.words()
-    assert [words[f"bar-{part}"] for part in range(1, 8)] == ["PASS", "PASS", *["MISSED"] * 3, "FAIL", "PASS"]
+    expected = ["MISSED", "MISSED", "PASS", "PASS", "MISSED", "MISSED", "MISSED", "FAIL", "PASS"]
+    assert [words[f"bar-{part}"] for part in range(1, 10)] == expected
     assert len(words) == 11
 
 
@@ -176,14 +188,14 @@ def test_a_camera_that_is_back_elsewhere_is_followed_and_told_of(tmp_path: Path)
 def test_a_frame_read_late_keeps_its_due_time(tmp_path: Path) -> None:
     """The part is where it is, however late this process was with its announcement."""
     rig = Rig(tmp_path, ANNOUNCED, gate_ms=150, slack_ms=10)
-    rig.clock.push(4 * MS)
-    rig.announce(1, "bar")
-    rig.frame(1, age_ms=4)
-    rig.line.answer()
-    assert rig.docket.next_due_ns() is not None
-    rig.steps(2)
-    (answer,) = rig.told().values()
-    assert answer.taken_ns == answer.due_ns - 140 * MS == rig.wire.sent[0][0] - 6 * MS
+    for part in (1, 2, 3):
+        rig.clock.push(100 * MS)
+        rig.announce(part, "bar")
+        rig.frame(part, age_ms=4)
+        rig.steps(2)
+    sent_ns, answer = rig.wire.sent[-1]
+    assert (word(answer), answer.sequence) == ("PASS", 3)
+    assert answer.taken_ns == answer.due_ns - 140 * MS == sent_ns - 6 * MS
 
 
 def test_frames_nobody_pairs_do_not_grow(tmp_path: Path) -> None:
@@ -237,3 +249,128 @@ def test_an_announcement_is_ignored_where_the_camera_triggers(tmp_path: Path) ->
     rig.line.answer()
     assert rig.docket.statistics().opened == 0
     assert ("announcement", "ignored part bar: link.announcements is off") in rig.events
+
+
+def test_what_is_displaced_for_ever_is_never_told_again(tmp_path: Path) -> None:
+    """However long an outage: each number has a row or a gap, and a gap of any length is one."""
+    rig = Rig(tmp_path, rows=2)
+    rig.refuses = True
+    for number in range(1, 41):
+        rig.frame(number)
+        rig.line.inspect()
+        rig.steps(60)
+    rig.refuses = False
+    for _ in range(3):
+        rig.line.book()
+    found = verify(tmp_path / "ledger.db")
+    assert found.ok
+    assert sum(finding.kind == "gap" for finding in found.findings) <= 2
+
+
+def test_a_commit_that_hangs_in_the_disk_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """Its answers leave, the rows that could not be written are told, and the process is free to go."""
+    hangs, writing = threading.Event(), threading.Event()
+    journal = Journal()
+    with running(settings(tmp_path), wrap_engine=lambda engine: Wrapped(engine, trivial)) as seen:
+        seen.wait_for(lambda came: len(came) >= 5)
+        seen.station.log = journal
+        write = seen.station.rooms.book.write
+
+        def hang(batch: Sequence[Row]) -> None:
+            with seen.station.rooms.book._gate:
+                writing.set()
+                hangs.wait(60)
+            write(batch)
+
+        seen.station.rooms.book.write = hang  # type: ignore[method-assign]
+        assert writing.wait(30)
+        seen.station.stop("SIGTERM")
+        seen.thread.join(30)
+        assert not seen.thread.is_alive()
+        assert not hangs.is_set()
+        hangs.set()
+    counts = seen.station.line.docket.statistics()
+    assert counts.opened == counts.answered == len({one.answer.sequence for one in seen.arrivals})
+    assert any("rows not written" in one for one in journal.events)
+
+
+def test_sigterm_does_not_wait_for_an_engine_that_is_being_loaded(tmp_path: Path) -> None:
+    """A swap, or the first start: the loading is left to itself, every part is answered."""
+    loads, loading = threading.Event(), threading.Event()
+    wanted = settings(tmp_path)
+    with running(wanted, wrap_engine=lambda engine: Wrapped(engine, trivial)) as seen:
+        seen.wait_for(lambda came: len(came) >= 5)
+        station, opener = seen.station, engine_opener(wanted)
+
+        def slow(bundle: Bundle) -> Opened:
+            loading.set()
+            loads.wait(60)
+            return opener(bundle)
+
+        station.hooks.opener = slow
+        swap = threading.Thread(target=lambda: _swap(station), daemon=True)
+        swap.start()
+        assert loading.wait(30)
+        station.stop("SIGTERM")
+        seen.thread.join(30)
+        assert not seen.thread.is_alive()
+        assert station.crew.left == ["inspect"]
+        loads.set()
+        swap.join(30)
+    counts = seen.station.line.docket.statistics()
+    assert counts.opened == counts.answered == len({one.answer.sequence for one in seen.arrivals})
+
+
+def _swap(station: Station) -> None:
+    with contextlib.suppress(StoppedEarly):
+        station.seat_engine(station.ingredients)
+
+
+def test_so_many_parts_are_whole_parts(tmp_path: Path) -> None:
+    """The last one has all its views."""
+    seen = finish(settings(tmp_path, camera={"views": 2, "rate_hz": 50.0}), 4, wrap_engine=_trivial)
+    assert [one.answer.verdict for one in seen.arrivals] == [Verdict.PASS] * 4
+
+
+def _trivial(engine: Engine) -> Wrapped:
+    return Wrapped(engine, trivial)
+
+
+def test_the_last_words_do_not_keep_a_process_whose_reader_stands_still() -> None:
+    """A service is started again only when its process has ended."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    command = [sys.executable, "-m", "inspector", "run", "--config", "/nowhere/config.toml"]
+    done = subprocess.run(command, stderr=writing, timeout=60, check=False)
+    assert done.returncode == 2
+    os.close(reading)
+    os.close(writing)
+
+
+def test_standard_error_may_be_closed(tmp_path: Path) -> None:
+    """Nobody hears of it, and it is no fault."""
+    command = f"{sys.executable} -m inspector run --config /nowhere/config.toml 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], timeout=60, check=False).returncode == 2
+    code = "import sys; sys.stderr = None\nfrom inspector.journal import open_journal\nopen_journal().info('nothing')"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_a_pipe_that_does_not_block_loses_no_line() -> None:
+    """Somebody who shares it may have set it so."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(writing, "w") as sink, os.fdopen(reading, "rb") as source:
+        journal = Unhurried(sink)
+        for number in range(3000):
+            journal.write(f"{number:060d}\n")
+        found: list[bytes] = []
+        drained = threading.Thread(target=lambda: found.extend(source.read().splitlines()), daemon=True)
+        drained.start()
+        journal.finish(30)
+        sink.close()
+        drained.join(30)
+    assert [int(line) for line in found] == list(range(3000))

@@ -138,3 +138,28 @@ def test_a_variable_that_is_no_json_is_told_by_its_name_beside_the_others() -> N
     for words in ("INSPECTOR_STORE__SAVE = 'FAIL': expected JSON", "unknown key timing.wakeus", "timing.queue"):
         assert words in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "fault"),
+    [
+        ({"link": {"announcements": True, "frame_earliest_ms": -140.0}}, "link.frame_earliest_ms"),
+        ({"link": {"announcements": True, "frame_latest_ms": 138.0}}, "lie within 138 ms of the announcement"),
+        ({"link": {"frame_earliest_ms": 30.0}}, "frame_earliest_ms must be less than frame_latest_ms"),
+        ({"camera": {"kind": "genicam", "views": 2}}, "camera.view_gap_ms"),
+    ],
+)
+def test_what_could_inspect_nothing_is_refused(tables: dict[str, dict[str, object]], fault: str) -> None:
+    """In one line that names the keys, without the whole table."""
+    with pytest.raises(ConfigError, match=fault) as refused:
+        load(None, {}, **tables)
+    assert len(str(refused.value)) < 400
+
+
+def test_what_pairs_frames_and_parts_is_in_the_hash() -> None:
+    """Only where it is used: other stations keep the hash that they are qualified for."""
+    base = load(None, {}).settings.short_hash()
+    assert load(None, {}, link={"frame_latest_ms": 20.0}).settings.short_hash() == base
+    announced = load(None, {}, link={"announcements": True}).settings.short_hash()
+    narrower = load(None, {}, link={"announcements": True, "frame_latest_ms": 20.0}).settings.short_hash()
+    assert len({base, announced, narrower}) == 3

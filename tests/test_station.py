@@ -318,7 +318,7 @@ def test_rows_displaced_for_ever_are_told_as_gaps(tmp_path: Path) -> None:
     )
     line.rows = Channel(2)
     for frame_id in range(1, 7):
-        line._take_in(line._grouping.place(Missed(frame_id, clock.now_ns())))
+        line._take_in(line.grouping.place(Missed(frame_id, clock.now_ns())))
     line.book()
     gaps = [row for row in written if isinstance(row, Note)]
     assert [(gap.kind, gap.epoch, gap.first, gap.last) for gap in gaps] == [("gap", 4, 1, 4)]

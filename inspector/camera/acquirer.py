@@ -173,8 +173,9 @@ class Acquirer:
                 taken = fetcher.fetch(_TICK_MS)
                 if taken is not None:
                     heard_ns = taken.fetched_ns
-                    taken_ns = camera_clock.taken_ns(heard_ns, taken.camera_ns, heard_ns - asking_ns)
-                    self._hand_over(taken, taken_ns, window, ring)
+                    waited_ns = heard_ns - asking_ns
+                    taken_ns = camera_clock.taken_ns(heard_ns, taken.camera_ns, waited_ns)
+                    self._hand_over(taken, taken_ns, window, ring, timely=camera_clock.is_timely(waited_ns))
                     fetcher.give_back(taken)
                     if why := camera_clock.told():
                         self._link.note("camera clock not used", why=why)
@@ -186,14 +187,17 @@ class Acquirer:
             gc.unfreeze()  # or the old acquirer's cycles would never be collected
             ring.close()
 
-    def _hand_over(self, taken: Taken, taken_ns: int, window: tuple[slice, slice], ring: RingWriter) -> None:
+    def _hand_over(
+        self, taken: Taken, taken_ns: int, window: tuple[slice, slice], ring: RingWriter, *, timely: bool
+    ) -> None:
         if taken.pixels is None:
-            put = ring.put(Kind.INCOMPLETE, taken.frame_id, taken_ns, taken.camera_ns)
+            put = ring.put(Kind.INCOMPLETE, taken.frame_id, taken_ns, taken.camera_ns, timely=timely)
             if taken.flaw and taken.flaw != self._last_note:
                 self._last_note = taken.flaw
                 self._link.note("frame counted as incomplete", frame=taken.frame_id, why=taken.flaw)
         else:
-            put = ring.put(Kind.FRAME, taken.frame_id, taken_ns, taken.camera_ns, taken.pixels[window])
+            pixels = taken.pixels[window]
+            put = ring.put(Kind.FRAME, taken.frame_id, taken_ns, taken.camera_ns, pixels, timely=timely)
         if put is not Put.STORED:
             self._pulse[Pulse.OVERRUNS] += 1
 

@@ -315,8 +315,16 @@ class GenicamCamera:
             return
         if record.pixels is not None:
             self._pending.append(
-                Frame(step.frame_id, record.pixels, record.taken_ns, self._origin_px, self._full_px, record.camera_ns)
+                Frame(
+                    step.frame_id,
+                    record.pixels,
+                    record.taken_ns,
+                    self._origin_px,
+                    self._full_px,
+                    record.camera_ns,
+                    timely=record.timely,
+                )
             )
             return
         reason = Reason.INCOMPLETE if record.kind is Kind.INCOMPLETE else Reason.MISSED
-        self._pending.append(Missed(step.frame_id, record.taken_ns, reason))
+        self._pending.append(Missed(step.frame_id, record.taken_ns, reason, timely=record.timely))

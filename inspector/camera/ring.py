@@ -8,7 +8,7 @@ after the copy.
 
     memory = | record 0 | ... | record R-1 | slot 0 | ... | slot S-1 |
     record = 64 bytes, little-endian: sequence u64, frame id u64, taken ns u64, camera ns u64,
-             kind u32, slot u32, width u32, height u32, 16 bytes unused
+             kind u32, slot u32, width u32, height u32, timely u32, 12 bytes unused
     slot   = sequence u64, 56 bytes unused, then height x width bytes
 """
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from inspector.errors import CameraError
 from inspector.frame import Grey
 
-_RECORD = struct.Struct("<QQQQIIII16x")
+_RECORD = struct.Struct("<QQQQIIIII12x")
 _SLOT_HEAD_BYTES = 64
 _NO_SLOT = 0xFFFFFFFF
 RECORDS = 4096
@@ -64,6 +64,8 @@ class Record:
     camera_ns: int
     pixels: Grey | None
     """H x W uint8, owned, C-contiguous; for FRAME only."""
+    timely: bool = True
+    """Whether ``taken_ns`` is known to be when it came, not just when it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,16 @@ class RingWriter:
         for _ in range(freed):
             self._slots_used -= self._unread.popleft()
 
-    def put(self, kind: Kind, frame_id: int, taken_ns: int, camera_ns: int, pixels: Grey | None = None) -> Put:
+    def put(
+        self,
+        kind: Kind,
+        frame_id: int,
+        taken_ns: int,
+        camera_ns: int,
+        pixels: Grey | None = None,
+        *,
+        timely: bool = True,
+    ) -> Put:
         """Copies ``pixels`` (any 2-D uint8 view) once into a free slot and wakes the reader. Never waits."""
         self._reclaim()
         layout = self.layout
@@ -161,7 +172,7 @@ class RingWriter:
             else:
                 kind = Kind.OVERRUN
         at = (self._sequence - 1) % layout.records * _RECORD.size
-        head = (self._sequence, frame_id, taken_ns, camera_ns, kind, slot, width, height)
+        head = (self._sequence, frame_id, taken_ns, camera_ns, kind, slot, width, height, timely)
         _RECORD.pack_into(self._memory.map, at, *head)
         self._unread.append(slot != _NO_SLOT)
         os.eventfd_write(self._filled_fd, 1)
@@ -201,7 +212,9 @@ class RingReader:
         self._sequence += 1
         layout = self._memory.layout
         at = (self._sequence - 1) % layout.records * _RECORD.size
-        sequence, frame_id, taken_ns, camera_ns, kind, slot, width, height = _RECORD.unpack_from(self._memory.map, at)
+        (sequence, frame_id, taken_ns, camera_ns, kind, slot, width, height, timely) = _RECORD.unpack_from(
+            self._memory.map, at
+        )
         self._check(sequence)
         pixels = None
         if kind == Kind.FRAME:
@@ -211,7 +224,7 @@ class RingReader:
             pixels = self._memory.slot(slot, height, width).copy()
             self._check(int(self._memory.heads[slot, 0]))
         os.eventfd_write(self._freed_fd, 1)
-        return Record(Kind(kind), frame_id, taken_ns, camera_ns, pixels)
+        return Record(Kind(kind), frame_id, taken_ns, camera_ns, pixels, bool(timely))
 
     def _check(self, found: int) -> None:
         if found != self._sequence:

@@ -72,6 +72,10 @@ class CameraClock:
         self._last_ns = min(host_ns, max(self._last_ns, bound_ns, host_ns - _FARTHEST_NS))
         return self._last_ns
 
+    def is_timely(self, waited_ns: int) -> bool:
+        """Whether a frame whose fetch took so long is known to have come then: by the clock, or as it was awaited."""
+        return self._distance_ns is not None or waited_ns >= _WAITED_NS
+
     def told(self) -> str:
         """Why the stamps are left alone; told once."""
         if self._faults < _FAULTS or self._is_told:

@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         code = arguments.command(arguments)
     except InspectorError as error:
-        print(f"inspector: {error}", file=sys.stderr)
+        _tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -44,9 +44,16 @@ def run(argv: Sequence[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise  # not about a file that somebody named
-        print(f"inspector: {error.filename} cannot be used; found {error.strerror}.", file=sys.stderr)
+        _tell(f"{error.filename} cannot be used; found {error.strerror}.")
         return InspectorError.exit_code
     return int(code or 0)
+
+
+def _tell(what: object) -> None:
+    """The process must end though nobody reads it: a service is started again only then."""
+    from inspector.unhurried import say
+
+    say(f"inspector: {what}", sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:

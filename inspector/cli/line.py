@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -94,14 +95,21 @@ def _run_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from inspector.journal import close_journal
     from inspector.station import Station
 
     loaded = load(arguments)
     station = Station(loaded.settings, config_path=arguments.config, max_parts=arguments.max_parts)
-    with station.signals():
-        tally = station.run()
+    try:
+        with station.signals():
+            tally = station.run()
+    finally:
+        close_journal()  # before the last words, if any
     if arguments.json:
         print_json(tally.figures())
+    if station.crew.left:  # a library loads an engine and cannot be interrupted: all else has ended in order
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

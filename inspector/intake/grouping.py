@@ -2,8 +2,9 @@
 
 Where the line says how close the views of a part follow one another (``gap_ns``), a longer pause before a frame begins
 a part, and nothing else does: neither ids that start at 0, nor a start or a reconnection in the middle of a part, can
-put views of two parts together. Losses that the ids show are given to the part they must belong to, so that the count
-of parts stays right. Without it (recorded and rendered frames, which are never lost) the ids count the views.
+put views of two parts together. A frame that lay unread may hide such a pause: unless the camera's clock tells when it
+was taken, its part is INVALID. Losses that the ids show are given to the part they must belong to, so that the count
+of parts stays right. Without a gap (recorded and rendered frames, which are never lost) the ids count the views.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ class Grouping:
         self._part = -1
         self._entry: Entry | None = None
         self._count = 0
-        """Views of the present part that came or were lost."""
+        """Views of the present part that came or were lost, up to the last one."""
         self._doubt = ""
         """Why the present part cannot be inspected any more."""
         self._last_ns = 0
         self._lost: list[Missed] = []
         """Seen as gaps in the ids; whose they are, the next frame tells."""
+
+    @property
+    def whole(self) -> bool:
+        """True where no part waits for further views."""
+        return self._views == 1 or self._entry is None or self._count >= self._views
 
     def place(self, arrived: Frame | Missed | None) -> list[Placed]:
         """What has become of this arrival, or of a while in which nothing came (None)."""
@@ -57,7 +63,8 @@ class Grouping:
     def _by_number(self, arrived: Frame | Missed) -> list[Placed]:
         if self._base is None:
             self._base = arrived.frame_id
-        part = (arrived.frame_id - self._base) // self._views
+        part, view = divmod(arrived.frame_id - self._base, self._views)
+        self._count = view + 1
         if part > self._part:
             self._part = part
             self._entry = self._open(arrived, self._base + part * self._views)
@@ -85,6 +92,8 @@ class Grouping:
             self._entry = self._open(arrived)
         else:
             known = self._see(at_ns)
+        if not arrived.timely:
+            self._doubt = self._doubt or "its views lay unread, and the camera does not say when they were taken"
         self._count += 1
         self._last_ns = at_ns
         return placed + (self._give(arrived) if known else [])

@@ -9,9 +9,10 @@ part's when both say so:
 - number: its id lies as far from the part's counter as that of the frame before it. So a frame that came late, when
   the next part was due, is noticed.
 
-The distance is learned from the first frame that time gives to one part, and anew when three in a row agree on
-another one (a trigger was missed uncounted, or the camera or the controller began to count anew). Until then each part
-that a frame may belong to is INVALID. A frame that nobody announced is a part all the same, INVALID too.
+The distance is learned when three frames in a row, each given to one part by time, agree on it: at first, and anew
+when a trigger was missed uncounted, or the camera or the controller began to count anew. Until then each part that a
+frame may belong to is INVALID. A frame that lay unread for nobody knows how long teaches nothing. A frame that nobody
+announced is a part all the same, INVALID too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from inspector.frame import Entry, Frame, Missed, Reason, invalid
 from inspector.intake.placed import Placed, told, when_ns
 
 _AGREEING = 3
-"""Frames in a row that must agree on another distance of the numbers before it is believed."""
+"""Frames in a row that must agree on a distance of the numbers before it is believed."""
 _REMEMBERED_NS = 2_000_000_000
 """A frame that comes so long after its part was answered belongs to it all the same, and is no part of its own."""
 
@@ -70,14 +71,19 @@ class Meeting:
         """A frame or known loss; ``pair`` tells whose it is."""
         self._parked.append(arrived)
 
-    def pair(self, heard_ns: int) -> list[Placed]:
+    @property
+    def parked(self) -> int:
+        """Frames and losses that wait for ``pair``."""
+        return len(self._parked)
+
+    def pair(self, heard_ns: int, now_ns: int) -> list[Placed]:
         """What frames came to, now that every announcement before ``heard_ns`` has been heard."""
         placed: list[Placed] = []
         while self._parked and self._ripe_ns(self._parked[0]) <= heard_ns:
             arrived = self._parked.popleft()
             placed += self._missed(arrived) if isinstance(arrived, Missed) else self._met(arrived)
         for part in self._expected:
-            if part.waits and part.entry.due_ns <= heard_ns:
+            if part.waits and part.entry.due_ns <= now_ns:
                 part.waits = False  # its due time answers it as MISSED
                 self.unmet += 1
         while self._expected and self._forgotten_ns(self._expected[0]) <= heard_ns:
@@ -99,7 +105,7 @@ class Meeting:
         fits = self._in_time(frame)
         if len(fits) == 1:
             distance = frame.frame_id - fits[0].counter
-            if distance != self._distance and not fits[0].waits:
+            if distance != self._distance and not (fits[0].waits and frame.timely):
                 self._proposed = None
             elif self._believed(distance) and fits[0].waits:
                 return self._pair(frame, fits[0])
@@ -117,9 +123,7 @@ class Meeting:
 
     def _believed(self, distance: int) -> bool:
         """Whether this is how far ids and counters lie apart; learns."""
-        if self._distance is None:
-            self._distance = distance
-        elif distance != self._distance:
+        if distance != self._distance:
             self._agreeing = self._agreeing + 1 if distance == self._proposed else 1
             self._proposed = distance
             if self._agreeing < _AGREEING:
@@ -139,8 +143,11 @@ class Meeting:
             span_ms = (self._latest_ns - self._earliest_ns) / 1e6
             why = f"frame {frame.frame_id} may be that of parts announced {apart_ms:.1f} ms apart; they are told apart"
             return self._settle(fits, f"{why} from {span_ms:g} ms on")
-        expected = fits[0].counter + (self._distance or 0)
-        why = f"frame {frame.frame_id} came in its time, but frame {expected} is its own by the numbers"
+        if self._distance is None:
+            why = f"frame {frame.frame_id} came in its time; {_AGREEING} in a row must agree before one is believed"
+        else:
+            expected = fits[0].counter + self._distance
+            why = f"frame {frame.frame_id} came in its time, but frame {expected} is its own by the numbers"
         return self._settle(fits, why)
 
     def _settle(self, parts: list[_Expected], why: str) -> list[Placed]:

@@ -20,7 +20,7 @@ from inspector.errors import LedgerError
 from inspector.ledger import restart, schema
 from inspector.ledger.counts import BookStatistics, Durations, Numbers
 from inspector.ledger.marks import Marks, MarksFile, read_marks
-from inspector.ledger.opening import Ballast, Examined, cannot_open, examine, lock, set_aside, suffixed
+from inspector.ledger.opening import Ballast, Examined, cannot_open, examine, lock, set_aside, suffixed, to_disk
 from inspector.ledger.restart import Recovery
 from inspector.ledger.rows import GENESIS, Note, Override, Row, note_cells
 from inspector.ledger.transaction import Batch, commit, prepare, refusal
@@ -119,7 +119,7 @@ class Book:
         self._marks.restart(self._epoch, self._link)
         self._janitor = schema.connect(self.path, busy_ms=self._busy_ms, vfs=self._vfs)
         self._wal_fd = os.open(suffixed(self.path, "-wal"), os.O_RDWR | os.O_CLOEXEC)
-        self._sync_directory()
+        to_disk(self.path.parent)
         self.ballast.restore()
 
     def _start_epoch(self, connection: apsw.Connection, before: Examined, marks: Marks, notes: list[Note]) -> None:
@@ -148,6 +148,9 @@ class Book:
     def close(self) -> None:
         """Note the orderly end, copy the WAL into the file and let go; idempotent, never raises."""
         if self._writer is not None and not self._fault:
+            if not self._gate.acquire(timeout=1.0):
+                return  # a write hangs in the disk; the kernel lets go of everything when the process has ended
+            self._gate.release()
             try:
                 self._writer.execute("PRAGMA synchronous=FULL")
                 self.write([Note(self._clock.wall_ns(), restart.CLOSED, "orderly end", epoch=self._epoch)])
@@ -341,10 +344,3 @@ class Book:
         if fatal:
             self._fault = str(error)
         return said
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -55,6 +55,10 @@ class Numbers:
             return number >= 1
         return any(start <= number <= end for start, end in self._end_of.items())
 
+    def spans(self) -> list[tuple[int, int]]:
+        """The ranges (first, last) without a hole, ascending."""
+        return sorted(self._end_of.items())
+
     @property
     def contiguous(self) -> int:
         """The highest n for which 1..n are all in the set; 0 while 1 is missing."""

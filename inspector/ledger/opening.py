@@ -37,6 +37,15 @@ def suffixed(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+def to_disk(path: Path) -> None:
+    """A file, or the names in a folder, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def lock(path: Path) -> int:
     """Take the ledger for this process; the descriptor holds it. Raises LedgerError when another daemon has it."""
     try:

@@ -9,7 +9,6 @@ What is old, and when a clock is not to be believed, is the matter of ``age``.
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from inspector.errors import LedgerError
 from inspector.ledger import schema
 from inspector.ledger.age import DAY_NS, HOUR_NS, Ages
 from inspector.ledger.book import Book
+from inspector.ledger.opening import to_disk
 from inspector.ledger.removed import REMOVED, Removed, note_text, removed
 from inspector.ledger.rows import Note
 
@@ -140,9 +140,9 @@ class Retention:
         final = piece.draft.with_name(piece.draft.name.removeprefix(".").removesuffix(".part"))
         piece.connection.close()
         piece.connection = None
-        _to_disk(piece.draft)
+        to_disk(piece.draft)
         piece.draft.replace(final)
-        _to_disk(final.parent)
+        to_disk(final.parent)
         self._finish(piece, f"{FOLDER}/{final.name}")
         return False
 
@@ -271,11 +271,3 @@ def _ranges(connection: apsw.Connection, first: int, last: int) -> list[tuple[in
         else:
             found.append((epoch, sequence, sequence))
     return found or [(0, 0, 0)]
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

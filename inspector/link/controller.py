@@ -36,6 +36,8 @@ _FULL_NS = 1_000_000
 """At most one refusal is told so often; all are counted."""
 _MEMORY = 1024
 """Announcement counters that are remembered to know a repeated one."""
+_REPEATED_NS = 10_000_000_000
+"""An announcement is repeated within so long, with the same part id; later the counter has begun anew."""
 _COUNTED = (
     *("sent", "resent", "acknowledged", "acks_repeated", "acks_unknown", "unreachable", "received", "refused"),
     *("announced", "announcements_repeated", "connects", "disconnects", "heartbeats"),
@@ -76,7 +78,7 @@ class ControllerLink:
         self._router: Router = router or RouterSocket(keys=keys, max_message_bytes=max_message_bytes, hwm=hwm)
         self._peer: Peer | None = None
         self._users: OrderedDict[bytes, str] = OrderedDict()
-        self._counters: OrderedDict[int, None] = OrderedDict()
+        self._counters: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._state, self._opened, self._durable, self._last_sequence = State.PREOPERATIONAL, 0, 0, 0
         self._heartbeat_at_ns = self._refusal_at_ns = 0
         self.heard_ns = 0
@@ -226,7 +228,7 @@ class ControllerLink:
             elif isinstance(message, AckMessage):
                 self._acknowledge(message, now_ns)
             else:
-                self._announce(message, now_ns)
+                self._announce(identity, message, now_ns)
 
     def _is_controller(self, identity: bytes, user_id: str, message: Message, now_ns: int) -> bool:
         """One controller at a time: the first to say HELLO, until it is silent or gone."""
@@ -278,15 +280,16 @@ class ControllerLink:
             if told is Told.NEW:
                 self._events.append(Acked(Receipt(message.epoch, sequence, now_ns)))
 
-    def _announce(self, message: AnnounceMessage, now_ns: int) -> None:
-        # a counter alone proves no repetition: a controller that restarted counts from 1 again
+    def _announce(self, identity: bytes, message: AnnounceMessage, now_ns: int) -> None:
         if message.counter >= 1 << 63:
-            self._refuse(None, f"announcement with counter {message.counter}, below 2^63 is expected", now_ns)
+            self._refuse(identity, f"announcement with counter {message.counter}, below 2^63 is expected", now_ns)
             return
-        if message.resent and message.counter in self._counters:
+        # a counter alone proves no repetition: a controller that restarted counts from 1 again
+        part_id, heard_ns = self._counters.get(message.counter, ("", -_REPEATED_NS))
+        if message.resent and part_id == message.part_id and now_ns - heard_ns < _REPEATED_NS:
             self._count["announcements_repeated"] += 1
             return
-        self._counters[message.counter] = None
+        self._counters[message.counter] = message.part_id, now_ns
         if len(self._counters) > _MEMORY:
             self._counters.popitem(last=False)
         self._count["announced"] += 1

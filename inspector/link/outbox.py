@@ -115,12 +115,18 @@ class Outbox:
             waiting = Waiting(key, frames, answer.due_ns, until_ns, durable, now_ns, answer)
             self._waiting[key] = waiting
             if len(self._waiting) > self._capacity:
-                first = min(self._waiting.values(), key=lambda each: each.until_ns)
-                self._forget(first.key)
+                self._forget(self._victim().key)
                 self.displaced += 1
             self.peak = max(self.peak, len(self._waiting))
         self._soonest_ns = min(self._soonest_ns, until_ns)
         return waiting
+
+    def _victim(self) -> Waiting:
+        """Who makes room: what an earlier run left, then whatever is due first."""
+        for waiting in self._waiting.values():
+            if waiting.answer.reason is Reason.RESTARTED:
+                return waiting
+        return min(self._waiting.values(), key=lambda each: each.until_ns)
 
     def sent(self, waiting: Waiting, now_ns: int) -> None:
         """It was handed to the socket; the next attempt follows after the resend time."""

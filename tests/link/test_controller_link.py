@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from controller_kit import CLOCK, LOCAL, PATIENCE_S, Raw, fresh, is_up, serve
+from controller_kit import CLOCK, LOCAL, PATIENCE_MS, PATIENCE_S, Raw, fresh, is_up, serve
 from link_help import EPOCH
 
 from inspector.errors import ConfigError, LinkError
@@ -16,7 +16,7 @@ from inspector.link import wire
 from inspector.link.controller import ControllerLink
 from inspector.link.events import Announced, Handed, Refused
 from inspector.link.listen import ReferenceController
-from inspector.link.messages import StateMessage
+from inspector.link.messages import RefusedMessage, StateMessage
 
 
 def test_announcements_arrive_once_each(link: ControllerLink, controller: Callable[..., ReferenceController]) -> None:
@@ -40,18 +40,21 @@ def test_a_counter_that_no_answer_could_carry_is_refused(link: ControllerLink, r
     raw.socket.send_multipart(wire.pack_announce(1 << 63, "", 0))
     events = serve(link, lambda seen: any(isinstance(event, Refused) for event in seen))
     assert not any(isinstance(event, Announced) for event in events)
+    assert raw.socket.poll(PATIENCE_MS)
+    assert any(isinstance(each, RefusedMessage) for each in raw.received())
     assert link.send(replace(fresh(1), frame_id=(1 << 64) - 1), durable=0) is Handed.SENT
 
 
 def test_repeated_announcement_counts_once(link: ControllerLink, raw: Raw) -> None:
-    """RESENT with a known counter is a repetition; the same counter without RESENT is a restarted controller's part."""
+    """RESENT with a known counter and id is a repetition; without RESENT, or with another id, it is a part."""
     raw.socket.send_multipart(wire.pack_hello(0, 0))
     raw.socket.send_multipart(wire.pack_announce(1, "a", 0))
     raw.socket.send_multipart(wire.pack_announce(1, "a", 0, resent=True))
     raw.socket.send_multipart(wire.pack_announce(2, "b", 0, resent=True))
     raw.socket.send_multipart(wire.pack_announce(1, "c", 0))
-    seen = serve(link, lambda seen: sum(isinstance(event, Announced) for event in seen) == 3)
-    assert [event.part_id for event in seen if isinstance(event, Announced)] == ["a", "b", "c"]
+    raw.socket.send_multipart(wire.pack_announce(2, "d", 0, resent=True))
+    seen = serve(link, lambda seen: sum(isinstance(event, Announced) for event in seen) == 4)
+    assert [event.part_id for event in seen if isinstance(event, Announced)] == ["a", "b", "c", "d"]
     assert link.statistics().announcements_repeated == 1
 
 

@@ -148,3 +148,16 @@ def test_what_a_killed_run_left_is_told_to_a_controller_that_comes_late() -> Non
     box.sent(waiting, _NOW)
     assert box.ready(_NOW + 300_000 * _MS) == [waiting]
     assert box.ready(_NOW + 600_001 * _MS) == []
+
+
+def test_what_an_earlier_run_left_makes_room_first() -> None:
+    """A fresh answer still has a gate to reach."""
+    box = _box(capacity=3)
+    for sequence in range(1, 6):
+        left = an_answer(sequence, now_ns=_NOW, verdict=Verdict.INVALID, left_s=0.0)
+        _put(box, replace(left, reason=Reason.RESTARTED))
+    fresh = _put(box, an_answer(9, now_ns=_NOW, left_s=2.0))
+    assert isinstance(fresh, Waiting)
+    box.hurry(_NOW)
+    assert fresh in box.ready(_NOW)
+    assert (len(box), box.displaced) == (3, 3)
