@@ -59,7 +59,9 @@ def test_resize_keeps_a_single_pixel_when_shrinking() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([(25, 16), (3, 2), (31, 16), (9, 5), (8, 5), (4, 3), (5, 1), (6, 5), (40, 33), (1, 1)]),
+    st.sampled_from(
+        [(25, 16), (3, 2), (31, 16), (9, 5), (8, 5), (4, 3), (5, 1), (6, 5), (40, 33), (35, 32), (39, 38), (1, 1)]
+    ),
     st.sampled_from([(25, 16), (7, 5), (29, 28), (16, 11), (2, 1), (6, 5), (1, 1)]),
     st.integers(1, 4),
     st.integers(0, 2**32 - 1),

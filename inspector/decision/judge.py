@@ -107,9 +107,12 @@ def _judge(
     hard: list[str] = []
     reviewed: list[tuple[str, Limits, int, NDArray[np.bool_]]] = []
     for index, name, limits, review in rules.regions:
-        touching = found.zones[:, index] > 0
-        if not np.count_nonzero(touching):
-            continue
+        if rules.zones:
+            touching = found.zones[:, index] > 0
+            if not np.count_nonzero(touching):
+                continue
+        else:
+            touching = np.ones(counts.size, np.bool_)
         place = f"zone {name}: " if name else ""
         counting = _reaching(sized, limits, touching)
         hard += [place + text for text in _broken(sized, limits, index, counting)]
@@ -161,7 +164,7 @@ def _broken(sized: _Sized, limits: Limits, region: int, counting: NDArray[np.boo
     number = int(np.count_nonzero(counting))
     if number:
         area = float(sized.area_px[counting.argmax()])  # blobs are ordered by area
-        length = float(np.maximum.reduce(sized.extents.length_px * counting))
+        length = max(sized.extents.length_px[counting].tolist())
         if number > limits.max_count:
             unit = f"{area * mm * mm:.3g} mm2, {length * mm:.3g} mm long" if mm else _px(area, length)
             out.append(f"count {number} > {limits.max_count} (largest {unit}){limits.least_told}")
@@ -200,19 +203,23 @@ def _defects(
 ) -> tuple[Defect, ...]:
     """The largest LISTED_MAX judged blobs as records, those that count before those that do not; then as many of the
     ignored zones."""
-    found = sized.blobs
-    listed = (~counts).argsort(kind="stable")  # blobs of ignored zones are last, and none of them counts
-    if found.judged > LISTED_MAX:
-        listed = np.concatenate((listed[:LISTED_MAX], listed[found.judged :]))
-    extents = sized.extents if sized.measured else blob.measure(found, listed, *sized.scale)
+    found, told = sized.blobs, counts.tolist()
+    listed: Ints | slice = slice(None)
+    extents = sized.extents
+    if found.judged > LISTED_MAX or not all(told[: sum(told)]):  # else they are in this order already
+        listed = (~counts).argsort(kind="stable")  # blobs of ignored zones are last, and none of them counts
+        if found.judged > LISTED_MAX:
+            listed = np.concatenate((listed[:LISTED_MAX], listed[found.judged :]))
+        if not sized.measured:
+            extents = blob.measure(found, listed, *sized.scale)
     length, width, box = (each[listed] for each in extents) if sized.measured else extents
     a, b, c, d, e, f = geometry.matrix
     x, y, area = found.x[listed], found.y[listed], sized.area_px[listed]
     areas, lengths = area.tolist(), length.tolist()
     point_px = blob.POINT_SHARE * max(shape) * (geometry.scale_x * geometry.scale_y) ** 0.5
     mm = sized.mm
-    unknown = [None] * listed.size
-    zones = [""] * listed.size
+    unknown = [None] * area.size
+    zones = [""] * area.size
     if rules.zones:
         names = ("", *(zone.name for zone in rules.zones))
         zones = [names[zone] for zone in found.zones[listed].argmax(axis=1).tolist()]

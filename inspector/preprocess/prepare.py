@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -89,6 +90,7 @@ class Preprocess:
         if self._gain is not None and self._window is not None:
             x, y, w, h = self._window
             self._gain = np.ascontiguousarray(self._gain[y : y + h, x : x + w])
+        self._mm_per_px = file.scale.mm_per_px if file.scale is not None else None
         self._lens_maps: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def _grown(self, by_px: int) -> tuple[int, int, int, int] | None:
@@ -148,12 +150,18 @@ class Preprocess:
         if isinstance(cut, Decision):
             return cut
         height, width = self._shape
-        to_frame = _map_to_frame(cut.roi, width, height, cut.pose)
-        if cut.pose is not None and cut.roi.w <= width and cut.roi.h <= height:
+        roi = cut.roi
+        if cut.pose is None:
+            image = resize_to_input(_roi_pixels(cut), height, width)
+            tensor = normalise(image, self._mean, self._std)
+            return Crop(tensor, image, _lying(roi.x, roi.y, roi.w, roi.h, width, height, self._mm_per_px))
+        to_frame = _map_to_frame(roi, width, height, cut.pose)
+        if roi.w <= width and roi.h <= height:
             image = _warp(cut, to_frame, width, height)
         else:
             image = resize_to_input(_roi_pixels(cut), height, width)
-        return Crop(normalise(image, self._mean, self._std), image, self._geometry(to_frame, cut.roi, width, height))
+        tensor = normalise(image, self._mean, self._std)
+        return Crop(tensor, image, _geometry(to_frame, roi.w / width, roi.h / height, self._mm_per_px))
 
     def prepare_tiles(self, frame: Frame) -> TiledCrop | Decision:
         """The located, corrected part at the frame's own scale, as overlapping tiles of the engine's input size."""
@@ -162,7 +170,7 @@ class Preprocess:
             return cut
         roi = cut.roi
         to_frame = _map_to_frame(roi, roi.w, roi.h, cut.pose)
-        return self._tiled(_roi_pixels(cut), self._geometry(to_frame, roi, roi.w, roi.h))
+        return self._tiled(_roi_pixels(cut), _geometry(to_frame, 1.0, 1.0, self._mm_per_px))
 
     def recrop(self, image: Grey, geometry: Geometry | None) -> Crop | TiledCrop:
         """What ``prepare`` or ``prepare_tiles`` gave when ``image`` was stored: the part, located and corrected.
@@ -173,7 +181,7 @@ class Preprocess:
         height, width = image.shape
         if geometry is None:
             roi = self.calibration.file.roi or Roi(x=0, y=0, w=width, h=height)
-            geometry = self._geometry(_map_to_frame(roi, width, height, None), roi, width, height)
+            geometry = _lying(roi.x, roi.y, roi.w, roi.h, width, height, self._mm_per_px)
         if self.tiled:
             return self._tiled(image, geometry)
         if (height, width) != self._shape:
@@ -193,13 +201,6 @@ class Preprocess:
             place = (a, b, c + (a * tile.x + b * tile.y), d, e, f + (d * tile.x + e * tile.y))
             crops.append(Crop(normalise(part, self._mean, self._std), part, replace(geometry, matrix=place)))
         return TiledCrop(tiles, tuple(crops), image, geometry)
-
-    def _geometry(self, to_frame: np.ndarray, roi: Roi, width: int, height: int) -> Geometry:
-        a, b, c, d, e, f = (float(value) for value in to_frame.ravel())
-        scale = self.calibration.file.scale
-        return Geometry(
-            (a, b, c, d, e, f), roi.w / width, roi.h / height, scale.mm_per_px if scale is not None else None
-        )
 
     def _cut(self, frame: Frame) -> _Cut | Decision:
         pixels = frame.pixels
@@ -234,7 +235,7 @@ class Preprocess:
             pixels = apply_flat_field(pixels, self._gain)
         if self._lens_px:
             pixels, origin = self._undistort(pixels, origin)
-        roi = self.calibration.file.roi or Roi(x=origin[0], y=origin[1], w=pixels.shape[1], h=pixels.shape[0])
+        roi = self.calibration.file.roi or _whole(*origin, *pixels.shape)
         pose: Pose | None = None
         if self._locator is not None:
             found = self._locator.locate(pixels)
@@ -282,6 +283,24 @@ def undistortion(lens: Lens, origin_px: tuple[int, int], size_px: tuple[int, int
     moved[:2, 2] -= origin_px
     maps = cv2.initUndistortRectifyMap(matrix, distortion, np.eye(3), moved, size_px, cv2.CV_32FC1)
     return np.asarray(maps[0], np.float32), np.asarray(maps[1], np.float32)
+
+
+@lru_cache(8)
+def _whole(x: int, y: int, height: int, width: int) -> Roi:
+    """All pixels; kept, since checking a ROI takes longer than finding the blobs of a map."""
+    return Roi(x=x, y=y, w=width, h=height)
+
+
+@lru_cache(8)
+def _lying(x: int, y: int, w: int, h: int, width: int, height: int, mm_per_px: float | None) -> Geometry:
+    """Where a ``width`` x ``height`` map of a ROI lies that is not located: the same for every frame, hence kept."""
+    to_frame = _map_to_frame(Roi(x=x, y=y, w=w, h=h), width, height, None)
+    return _geometry(to_frame, w / width, h / height, mm_per_px)
+
+
+def _geometry(to_frame: np.ndarray, scale_x: float, scale_y: float, mm_per_px: float | None) -> Geometry:
+    a, b, c, d, e, f = (float(value) for value in to_frame.ravel())
+    return Geometry((a, b, c, d, e, f), scale_x, scale_y, mm_per_px)
 
 
 def _map_to_frame(roi: Roi, width: int, height: int, pose: Pose | None) -> np.ndarray:
