@@ -49,19 +49,19 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The daemon alone: no torch, no test tools.
-$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt inspector/_native.c
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
 # The same with the web page.
-$(VENV)/.page: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.page: $(VENV)/bin/python pyproject.toml constraints.txt inspector/_native.c
 	$(PIP) install -c constraints.txt -e .[page]
 	touch $(VENV)/.base $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt inspector/_native.c
 	$(PIP) install -c constraints.txt -e .[dev]
 	touch $(VENV)/.base $(VENV)/.page $@
 
 clean:
-	rm -rf $(VENV) build demo-out state runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build inspector/_native*.so demo-out state runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from inspector import native
 from inspector.errors import ConfigError, quoted, shortened
 from inspector.sections import (
     AlarmSettings,
@@ -211,7 +212,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _read_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
-    ours = {name: value for name, value in environment.items() if name.upper().startswith(ENV_PREFIX)}
+    ours = {
+        name: value
+        for name, value in environment.items()
+        if name.upper().startswith(ENV_PREFIX) and name != native.VARIABLE
+    }
     for name in ours:
         section, _, key = name[len(ENV_PREFIX) :].lower().partition("__")
         if section not in Settings.model_fields or not key:

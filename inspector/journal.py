@@ -11,6 +11,7 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from inspector import native
 from inspector.engine import EngineInfo
 from inspector.frame import Answer, Settled
 from inspector.unhurried import Unhurried
@@ -58,12 +59,10 @@ atexit.register(close_journal)
 
 
 def tell_engine(log: Log, info: EngineInfo, why: str) -> None:
-    """Which plan decides from here on, and why this one."""
-    backend = f"{info.backend} {info.backend_version}"
-    plan = info.plan_hash[:16]
-    log.info(
-        "engine", bundle=info.bundle, backend=backend, precision=info.precision, device=info.device, plan=plan, why=why
-    )
+    """Which plan decides from here on, why this one, and whether native functions prepare and decide around it."""
+    backend, plan = f"{info.backend} {info.backend_version}", info.plan_hash[:16]
+    told = {"bundle": info.bundle, "backend": backend, "precision": info.precision, "device": info.device, "plan": plan}
+    log.info("engine", **told, code=native.word(), why=why)
 
 
 def tell_part(log: Log, settled: Settled) -> None:

@@ -196,6 +196,7 @@ def _cameras(arguments: argparse.Namespace) -> int:
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
+    from inspector import native
     from inspector.cli.checkup import checkup
 
     loaded = load(arguments)
@@ -209,6 +210,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
     if faults:
         return faults[0].exit_code
     print("what it names is there and fits: engine, calibration, rules, endpoints, keys, folders")
+    print(f"preparing and deciding: {native.word()} code")
     return 0
 
 

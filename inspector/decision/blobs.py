@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector import native
 from inspector.decision.callipers import Extents, Floats, Ints, Points, extents
+from inspector.decision.rules import Rules
 from inspector.decision.runs import joined, row_runs
-from inspector.frame import BoolMap, FloatMap, Shape
+from inspector.frame import BoolMap, FloatMap, Geometry, Shape
 
 STRIP_ELONGATION = 4.0
 """Length squared over area: 1.3 for a disc, 2 for a square, about L / W for a strip, straight or bent."""
@@ -47,6 +49,66 @@ class Blobs(NamedTuple):
     """R: its last pixel."""
     first: Ints
     """B + 1: the runs of blob i are ``first[label[i]]`` to ``first[label[i] + 1]``."""
+    area_px: Floats | None = None
+    """Frame pixels, where they came along."""
+    extents: Extents | None = None
+    """Length, width and box of each blob, where they came along."""
+
+
+_COLUMNS = 13
+"""What the C function tells of a blob: area, x, y, mean, top, length, width, box (4), label, area in frame pixels."""
+
+
+class Seen(NamedTuple):
+    """A map of finite numbers from 0 to 1, and what was found in it."""
+
+    score: float
+    """Highest value outside ignored zones."""
+    mask: BoolMap
+    """H x W: the threshold is reached."""
+    blobs: Blobs | None
+    """None: it is not, anywhere."""
+
+
+def at_once(score_map: FloatMap, rules: Rules, geometry: Geometry) -> Seen | None:
+    """What ``find`` and ``measure`` give, and all that comes before them, in one call.
+
+    None: the C functions are not there, the map is not of finite numbers from 0 to 1 in rows one behind the other, or
+    the threshold is so low that float64 would not hold the sum of so many scores exactly.
+    """
+    fast = native.found
+    if fast is None or rules.threshold * (1 << 29) < score_map.size:
+        return None
+    zones = rules.zone_map(*score_map.shape)
+    mask = np.empty(score_map.shape, np.bool_)
+    x, y = geometry.scale_x, geometry.scale_y
+    inspected, owner, count = (None, None, 0) if zones is None else (zones.inspected, zones.owner, len(rules.zones))
+    found = fast.blobs(
+        *(score_map, mask, inspected, owner, count, float(rules.threshold32), LISTED_MAX, rules.of_extent),
+        *(x, y, x**2, y**2),
+    )
+    if found is None:
+        return None
+    if len(found) == 1:
+        return Seen(found[0], mask, None)
+    score, judged, measured, blobs, runs, content = found
+    everything = np.frombuffer(content, np.int64)
+    zones_at, points_at = _COLUMNS * blobs, everything.size - 4 * runs
+    first_at = zones_at + blobs * (count + 1 if count else 0)
+    whole = everything[:zones_at].reshape(_COLUMNS, blobs)
+    real, points = whole.view(np.float64), everything[points_at:].view(np.complex128)
+    area = whole[0]
+    return Seen(
+        score,
+        mask,
+        Blobs(
+            *(judged, area, real[1], real[2], real[3], real[4]),
+            everything[zones_at:first_at].reshape(blobs, count + 1) if count else area[:, None],
+            *(whole[11], points[:runs], points[runs:], everything[first_at:points_at]),
+            real[12],
+            Extents(real[5], real[6], whole[7:11].T) if measured else None,
+        ),
+    )
 
 
 def find(masks: Sequence[BoolMap], scores: FloatMap, owner: NDArray[np.uint8] | None, zone_count: int) -> Blobs:

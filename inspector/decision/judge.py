@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.decision import blobs as blob
-from inspector.decision.blobs import LISTED_MAX, Blobs
+from inspector.decision.blobs import LISTED_MAX, Blobs, Seen
 from inspector.decision.callipers import Extents, Floats, Ints
 from inspector.decision.rules import Limits, Rules
 from inspector.frame import BoolMap, Decision, Defect, FloatMap, Geometry, Reason, Verdict, invalid
@@ -28,6 +28,22 @@ def decide(score_map: FloatMap, rules: Rules, geometry: Geometry) -> tuple[Decis
     """
     if score_map.ndim != 2 or score_map.dtype != np.float32 or score_map.size == 0:
         raise ValueError(f"expected a 2-D float32 map, found {score_map.dtype} of shape {score_map.shape}")
+    rules.require_scale(geometry.mm_per_px)
+    seen = blob.at_once(score_map, rules, geometry) or _step_by_step(score_map, rules)
+    if isinstance(seen, Decision):
+        return seen, np.zeros(score_map.shape, np.bool_)
+    score, mask, found = seen
+    if found is None:
+        return Decision(Verdict.PASS, score=score), mask
+    failing, defects = _judge(found, rules, geometry, score_map.shape)
+    if not failing.texts:
+        return Decision(Verdict.PASS, defects=defects, score=score), mask
+    return Decision(Verdict.FAIL, None, failing.texts, defects, score, failing.review), mask
+
+
+def _step_by_step(score_map: FloatMap, rules: Rules) -> Seen | Decision:
+    """What ``at_once`` gives, but for extents; INVALID where the map is not of finite numbers from 0 to 1."""
+    zones = rules.zone_map(*score_map.shape)
     # As bits, floats from 0 to 1 are ordered as whole numbers; NaN, infinity and all below zero lie above them.
     flat = score_map.ravel()
     bits = flat.view(np.uint32)
@@ -36,25 +52,19 @@ def decide(score_map: FloatMap, rules: Rules, geometry: Geometry) -> tuple[Decis
         bad = np.count_nonzero(~((score_map >= 0.0) & (score_map <= 1.0)))
         if bad:  # not so for a negative zero
             text = f"{bad} of {score_map.size} map values are not in 0..1"
-            return invalid(Reason.NOT_FINITE, text), np.zeros(score_map.shape, np.bool_)
+            return invalid(Reason.NOT_FINITE, text)
         peak = int(flat.argmax())
     highest = flat[peak]
-    rules.require_scale(geometry.mm_per_px)
-    zones = rules.zone_map(*score_map.shape)
     inspected = zones.inspected if zones is not None else None
     score = float(highest)
     if inspected is not None and not inspected.ravel()[peak]:
         score = float(score_map.max(where=inspected, initial=0.0))
     if highest < rules.threshold32:
-        return Decision(Verdict.PASS, score=score), np.zeros(score_map.shape, np.bool_)
+        return Seen(score, np.zeros(score_map.shape, np.bool_), None)
     mask: BoolMap = score_map >= rules.threshold32
     masks = (mask,) if inspected is None else (mask & inspected, mask > inspected)
     owner, count = (zones.owner, len(rules.zones)) if zones is not None else (None, 0)
-    found = blob.find(masks, score_map, owner, count)
-    failing, defects = _judge(found, rules, geometry, score_map.shape)
-    if not failing.texts:
-        return Decision(Verdict.PASS, defects=defects, score=score), mask
-    return Decision(Verdict.FAIL, None, failing.texts, defects, score, failing.review), mask
+    return Seen(score, mask, blob.find(masks, score_map, owner, count))
 
 
 def worst(decisions: Sequence[Decision]) -> Decision:
@@ -133,12 +143,16 @@ def _sized(found: Blobs, geometry: Geometry, *, everything: bool) -> _Sized:
     mm = geometry.mm_per_px or 0.0
     size = found.area.size
     measured = everything or found.judged <= LISTED_MAX
-    extents = (
-        blob.measure(found, None, *scale)
-        if measured
-        else Extents(np.zeros(size), np.zeros(size), np.zeros((size, 4), np.int64))
-    )
-    area_px = np.asarray(found.area * (scale[0] * scale[1]), np.float64)
+    extents = found.extents
+    if extents is None:
+        extents = (
+            blob.measure(found, None, *scale)
+            if measured
+            else Extents(np.zeros(size), np.zeros(size), np.zeros((size, 4), np.int64))
+        )
+    area_px = found.area_px
+    if area_px is None:
+        area_px = np.asarray(found.area * (scale[0] * scale[1]), np.float64)
     length, width = extents.length_px, extents.width_px
     measures = (
         *((area_px, 1.0), (found.area, 1.0), (area_px, mm * mm)),

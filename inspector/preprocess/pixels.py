@@ -8,6 +8,7 @@ from math import gcd
 import cv2
 import numpy as np
 
+from inspector import native
 from inspector.frame import BoolMap, FloatMap, Grey
 
 _STEP_MAX = 40
@@ -37,6 +38,30 @@ def resize_to_input(image: Grey, height: int, width: int) -> Grey:
     return np.ascontiguousarray(out, dtype=np.uint8)
 
 
+def to_input(image: Grey, height: int, width: int, mean: float, std: float) -> tuple[Grey, FloatMap]:
+    """``resize_to_input``, and ``normalise`` of what it gives: in one call where the C functions are there."""
+    fast = native.found
+    if fast is not None and image.strides[-1] == 1 and _in_small_numbers(*image.shape, height, width):
+        grey, tensor = np.empty((height, width), np.uint8), np.empty((1, 1, height, width), np.float32)
+        fast.shrink(image, grey, tensor[0, 0], _grey_table(mean, std)[None])
+        return grey, tensor
+    grey = resize_to_input(image, height, width)
+    return grey, normalise(grey, mean, std)
+
+
+def surely_fine(image: Grey, min_contrast: float, max_saturated: float) -> bool:
+    """True only where the checks of a frame find nothing, with a grey level to spare; False says nothing."""
+    fast, (rows, columns) = native.found, image.shape
+    if fast is None or min(rows, columns) < 32 or image.strides[1] != 1:
+        return False
+    saturated, total, squares = fast.survey(image)
+    blocks = (rows // 8) * (columns // 8)
+    # Of sums over 64 pixels, in whole numbers. The check rounds each mean, by half a level at most: no standard
+    # deviation changes by more than that.
+    least = 64.0 * (min_contrast + 1.0) * blocks
+    return saturated / image.size <= max_saturated and blocks * squares - total * total >= least * least
+
+
 def _shrunk(image: Grey, height: int, width: int) -> Grey:
     """The mean over the area that each pixel of the smaller image covers, rounded: what ``INTER_AREA`` gives.
 
@@ -46,13 +71,22 @@ def _shrunk(image: Grey, height: int, width: int) -> Grey:
     rows, columns = image.shape
     down, across = gcd(rows, height), gcd(columns, width)
     steps = (rows // down, columns // across)
-    whole = (height // down, width // across) == (1, 1)
-    if whole or not _rounds_alike(*steps):
+    if not _in_small_numbers(rows, columns, height, width):
         return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     lower = _area_weights(steps[0], height // down) @ image.reshape(down, steps[0], columns).astype(np.float32)
     # Small products, one after the other: BLAS does not wake a second thread for them.
     narrower = lower.reshape(down, -1, steps[1]) @ _area_weights(steps[1], width // across).T
     return np.asarray(np.rint(narrower, out=narrower).reshape(height, width), np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _in_small_numbers(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether both axes shrink, if at all, by ratios of small numbers, not both of them whole ones."""
+    if height > rows or width > columns or (height, width) == (rows, columns):
+        return False
+    down, across = gcd(rows, height), gcd(columns, width)
+    whole = (height // down, width // across) == (1, 1)
+    return not whole and _rounds_alike(rows // down, columns // across)
 
 
 def _rounds_alike(*steps: int) -> bool:

@@ -14,7 +14,7 @@ from inspector.errors import ConfigError
 from inspector.frame import Crop, Decision, FloatMap, Frame, Geometry, Grey, Reason, invalid
 from inspector.preprocess.calibration import Calibration, Lens, Roi
 from inspector.preprocess.locate import Locator, NotFound, Pose
-from inspector.preprocess.pixels import apply_flat_field, normalise, resize_to_input
+from inspector.preprocess.pixels import apply_flat_field, normalise, surely_fine, to_input
 from inspector.preprocess.tiles import Tile, cut_tiles, stitch, tile_grid
 
 _CHECK_BLOCK_PX = 8
@@ -152,15 +152,14 @@ class Preprocess:
         height, width = self._shape
         roi = cut.roi
         if cut.pose is None:
-            image = resize_to_input(_roi_pixels(cut), height, width)
-            tensor = normalise(image, self._mean, self._std)
+            image, tensor = to_input(_roi_pixels(cut), height, width, self._mean, self._std)
             return Crop(tensor, image, _lying(roi.x, roi.y, roi.w, roi.h, width, height, self._mm_per_px))
         to_frame = _map_to_frame(roi, width, height, cut.pose)
         if roi.w <= width and roi.h <= height:
             image = _warp(cut, to_frame, width, height)
+            tensor = normalise(image, self._mean, self._std)
         else:
-            image = resize_to_input(_roi_pixels(cut), height, width)
-        tensor = normalise(image, self._mean, self._std)
+            image, tensor = to_input(_roi_pixels(cut), height, width, self._mean, self._std)
         return Crop(tensor, image, _geometry(to_frame, roi.w / width, roi.h / height, self._mm_per_px))
 
     def prepare_tiles(self, frame: Frame) -> TiledCrop | Decision:
@@ -248,6 +247,8 @@ class Preprocess:
 
     def _too_poor(self, pixels: Grey) -> str:
         checks = self.calibration.file.checks
+        if surely_fine(pixels, checks.min_contrast, checks.max_saturated):
+            return ""
         saturated = int(np.count_nonzero(pixels == 255)) / pixels.size
         if saturated > checks.max_saturated:
             return f"{100 * saturated:.0f} % of the pixels are saturated, allowed {100 * checks.max_saturated:.0f} %"

@@ -1,0 +1,9 @@
+from typing import Any
+
+from inspector.frame import FloatMap, Grey
+
+REVISION: int
+
+def survey(image: Grey, /) -> tuple[int, int, int]: ...
+def shrink(image: Grey, grey: Grey, tensor: FloatMap, table: FloatMap, /) -> None: ...
+def blobs(*asked: Any) -> tuple[Any, ...] | None: ...
