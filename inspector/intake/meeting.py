@@ -86,7 +86,7 @@ class Meeting:
             if part.waits and part.entry.due_ns <= now_ns:
                 part.waits = False  # its due time answers it as MISSED
                 self.unmet += 1
-        while self._expected and self._forgotten_ns(self._expected[0]) <= heard_ns:
+        while self._expected and self._forgotten_ns(self._expected[0]) <= now_ns:
             self._expected.popleft()
         return placed
 
