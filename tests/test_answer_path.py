@@ -38,6 +38,16 @@ def _in_ledger(rig: Rig, folder: Path) -> dict[int, str]:
     return {record.sent.sequence: word(record.sent) for record in show(folder / "ledger.db")}
 
 
+def _outage(rig: Rig, parts: int) -> None:
+    """The ledger refuses so many parts; then it takes rows again."""
+    rig.refuses = True
+    for number in range(1, parts + 1):
+        rig.frame(number)
+        rig.line.inspect()
+        rig.steps(60)
+    rig.refuses = False
+
+
 def test_a_pass_that_finds_no_room_until_it_is_too_late_is_answered_late(tmp_path: Path) -> None:
     """The controller is there and reads slowly: its number gets an answer all the same."""
     rig = Rig(tmp_path)
@@ -70,13 +80,8 @@ def test_a_pass_that_no_controller_waits_for_stays_as_it_was_decided(tmp_path: P
 def test_what_was_told_in_an_outage_is_in_the_ledger_though_its_rows_were_displaced(tmp_path: Path) -> None:
     """Rows overflow, each part is told UNRECORDED: the ledger accounts for every number and verifies."""
     rig = Rig(tmp_path, rows=3)
-    rig.refuses = True
-    for number in range(1, 13):
-        rig.frame(number)
-        rig.line.inspect()
-        rig.steps(60)
+    _outage(rig, 12)
     assert set(rig.words().values()) == {"UNRECORDED"}
-    rig.refuses = False
     for _ in range(4):
         rig.steps(1)
     known = _in_ledger(rig, tmp_path)
@@ -254,12 +259,7 @@ def test_an_announcement_is_ignored_where_the_camera_triggers(tmp_path: Path) ->
 def test_what_is_displaced_for_ever_is_never_told_again(tmp_path: Path) -> None:
     """However long an outage: each number has a row or a gap, and a gap of any length is one."""
     rig = Rig(tmp_path, rows=2)
-    rig.refuses = True
-    for number in range(1, 41):
-        rig.frame(number)
-        rig.line.inspect()
-        rig.steps(60)
-    rig.refuses = False
+    _outage(rig, 40)
     for _ in range(3):
         rig.line.book()
     found = verify(tmp_path / "ledger.db")
