@@ -44,6 +44,7 @@ def _outage(rig: Rig, parts: int) -> None:
     for number in range(1, parts + 1):
         rig.frame(number)
         rig.line.inspect()
+        rig.line.book()  # the first row is in hand when its part is told otherwise, and that is displaced later
         rig.steps(60)
     rig.refuses = False
 
